@@ -1,0 +1,43 @@
+"""The exact law of a sampler on Gaussian data: every step is then an affine map of (z, memory, noise).
+
+    m' = A m + b,        S' = A S A^T + B B^T,        A = d step / d state,  B = d step / d noise
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from diffeq_gen.types import Sampler
+
+__all__ = ["law"]
+
+
+@functools.partial(jax.jit, static_argnames="sampler")
+def law(sampler: Sampler, mean: jax.Array, cov: jax.Array, times: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(mean, cov) of the state at the last time, from z ~ N(mean, cov) of shape (d,) at the first.  No sampling error.
+
+    Exact where each step is affine in (z, memory, noise): any linear sampler whose denoiser is that of Gaussian data.  For
+    other steps it is their linearisation about the mean.
+    Theorems: first-order-law-orders, ddpm-variance-endpoints, sde-eta-exact-step.
+    """
+    size = mean.shape[0]
+    start, unravel = ravel_pytree((mean, sampler.init(mean)))
+    opening = jax.jacfwd(lambda z: ravel_pytree((z, sampler.init(z)))[0])(mean)
+    still = jnp.zeros(sampler.noises * size, mean.dtype)
+
+    def body(moments: tuple[jax.Array, jax.Array], pair: tuple[jax.Array, jax.Array]) -> tuple[tuple, None]:
+        (m, cov), (t, s) = moments, pair
+
+        def move(state: jax.Array, noise: jax.Array) -> jax.Array:
+            z, memory = unravel(state)
+            z, memory = sampler.step(noise.reshape(sampler.noises, size), memory, z, t, s)
+            return ravel_pytree((z, memory))[0]
+
+        by_state, by_noise = jax.jacfwd(move, argnums=(0, 1))(m, still)
+        return (move(m, still), by_state @ cov @ by_state.T + by_noise @ by_noise.T), None
+
+    times = times.astype(mean.dtype)
+    (m, cov), _ = jax.lax.scan(body, (start, opening @ cov @ opening.T), (times[:-1], times[1:]))
+    return m[:size], cov[:size, :size]
