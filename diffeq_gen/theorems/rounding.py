@@ -1,0 +1,311 @@
+"""The rounding judge: a computed value, and beside it a bound on what rounding did to it.
+
+    |fl(f)(x) - f(x)| <= bound(x),  f(x) in real arithmetic on the same floats       Wilkinson 1963; Higham 2002, section 3.3
+
+The function is traced once; its jaxpr is interpreted on pairs (value, radius): half an ulp for every operation, a few for
+an elementary function, and the radii of the operands carried through each operation's largest slope.  Comparisons that the
+radii leave undecided take the union of both branches.  So an identity is judged without a tolerance chosen by hand.
+The tables are `rounding_rules` (one and two arguments), `rounding_arrays` and `rounding_linear`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.extend import core
+
+from .rounding_arrays import ARRAYS
+from .rounding_linear import LINEAR, linear_solve
+from .rounding_rules import BINARY, UNARY, Ball, is_float, mul, radius_of, settle, tiny, unary, unit
+
+__all__ = ["Residual", "bounded", "primitives", "residual"]
+
+
+class Residual(NamedTuple):
+    """(max |left - right|, its rounding bound, |left| + |right|) at the element where residual / bound is worst."""
+
+    residual: jax.Array
+    bound: jax.Array
+    scale: jax.Array
+
+
+def bounded(f: Callable) -> Callable:
+    """bounded(f)(*args) = (f(*args), bound), |f(*args) - exact| <= bound.  Wilkinson 1963; Higham 2002, section 3.3.
+
+    The bound has the structure of f's result: floats (0 or inf for integers and booleans).  It is inf where nothing can be
+    claimed, and never nan.  Composes with jit and vmap.  The arguments are exact; a constant in the code of f with a long
+    significand (pi, 0.1) is taken to be rounded.  Raises NotImplementedError for a primitive that has no rule.
+    """
+
+    def judged(*args: Any) -> tuple[Any, Any]:
+        leaves, tree = jax.tree.flatten(args)
+        closed, shapes = jax.make_jaxpr(lambda *flat: f(*jax.tree.unflatten(tree, flat)), return_shape=True)(*leaves)
+        outs = interpret(closed.jaxpr, closed.consts, [given(jnp.asarray(leaf)) for leaf in leaves])
+        result = jax.tree.structure(shapes)
+        return jax.tree.unflatten(result, [b.value for b in outs]), jax.tree.unflatten(result, [as_float(b) for b in outs])
+
+    return judged
+
+
+def residual(f: Callable) -> Callable:
+    """residual(f)(*args) = (|left - right|, bound, scale) for f(*args) = (left, right) or (left, right, truncation).
+
+    Truncation is a size added to the bound: one number, or one for every entry.  nan on either side gives residual inf
+    against bound 0; infinities of one sign agree.  A bound comparable to the scale says nothing: look at both.
+    Raises ValueError where the sides differ in structure or shape.
+    """
+    judge = bounded(f)
+
+    def judged(*args: Any) -> Residual:
+        value, bound = judge(*args)
+        if not isinstance(value, tuple) or len(value) not in (2, 3):
+            raise ValueError(f"sides must return (left, right) or (left, right, truncation), got {jax.tree.structure(value)}")
+        same_structure(value[0], value[1])
+        sides = [jax.tree.leaves(side) for side in (*value[:2], *bound[:2])]
+        extra = [None] * len(sides[0]) if len(value) == 2 else truncations(value[0], value[2], bound[2])
+        gaps = [compare(*leaf, more) for *leaf, more in zip(*sides, extra, strict=True) if leaf[0].size]
+        if not gaps:
+            return Residual(*(jnp.zeros(()) for _ in range(3)))
+        dtype = jnp.result_type(*(jnp.dtype(g.residual.dtype) for g in gaps)) if len({g.residual.dtype for g in gaps}) == 1 else jnp.float64
+        flat = Residual(*(jnp.concatenate([jnp.ravel(part).astype(dtype) for part in parts]) for parts in zip(*gaps, strict=True)))
+        ratio = jnp.where(flat.residual == 0, 0.0, flat.residual / jnp.where(flat.bound > 0, flat.bound, 0.0))
+        ratio = jnp.where(jnp.isinf(flat.bound), -1 / (1 + flat.scale), ratio)
+        worst = jnp.argmax(ratio)
+        return Residual(*(part[worst] for part in flat))
+
+    return judged
+
+
+def primitives() -> frozenset[str]:
+    """The names of the jaxpr primitives that have a rule."""
+    return frozenset({*UNARY, *BINARY, *ARRAYS, *LINEAR, *CALLS, *LOOPS})
+
+
+# --- the sides of a residual -------------------------------------------------------------------------------------------------
+
+
+def same_structure(left: Any, right: Any) -> None:
+    """ValueError naming the first place where the two sides are not of one shape."""
+    if jax.tree.structure(left) != jax.tree.structure(right):
+        raise ValueError(f"left and right must have one structure, got {jax.tree.structure(left)} and {jax.tree.structure(right)}")
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(left), jax.tree.leaves(right), strict=True):
+        if jnp.shape(a) != jnp.shape(b):
+            where = jax.tree_util.keystr(path)
+            raise ValueError(f"left and right must have one shape, got left{where} {jnp.shape(a)} and right{where} {jnp.shape(b)}")
+
+
+def truncations(left: Any, truncation: Any, bound: Any) -> list[jax.Array]:
+    """|truncation| + its own rounding bound, for each leaf of the left side."""
+    sizes = jax.tree.leaves(jax.tree.map(lambda value, radius: jnp.abs(value) + radius, truncation, bound))
+    leaves = jax.tree.leaves(left)
+    if len(sizes) == 1 and sizes[0].ndim == 0:
+        return [jnp.broadcast_to(sizes[0], leaf.shape) for leaf in leaves]
+    same_structure(left, truncation)
+    return sizes
+
+
+def compare(a: jax.Array, b: jax.Array, da: jax.Array, db: jax.Array, more: jax.Array | None) -> Residual:
+    """|a - b| against da + db + u |a - b| (+ truncation), entry by entry."""
+    dtype = jnp.promote_types(da.dtype, db.dtype)
+    a, b, da, db = (v.astype(dtype) for v in (a, b, da, db))
+    gap = jnp.where(a == b, 0.0, jnp.abs(a - b))
+    bound = da + db + unit(gap) * gap + (0.0 if more is None else more.astype(dtype))
+    broken = jnp.isnan(gap)
+    return Residual(jnp.where(broken, jnp.inf, gap), jnp.where(broken, 0.0, bound), jnp.where(broken, jnp.inf, jnp.abs(a) + jnp.abs(b)))
+
+
+# --- the interpreter -----------------------------------------------------------------------------------------------------
+
+
+def given(x: jax.Array) -> Ball:
+    """An exact argument; a subnormal one will be flushed, so its radius is the smallest normal number."""
+    if not is_float(x):
+        return Ball(x)
+    bits = lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * x.dtype.itemsize}"))
+    return Ball(x, jnp.where((jnp.abs(x) < tiny(x)) & ((bits << 1) != 0), tiny(x), 0.0).astype(x.dtype))
+
+
+def literal(value: Any, aval: Any) -> Ball:
+    """A constant of the code: exact when its significand is short (0.5, 3, 1e4), else rounded by half an ulp (pi, 0.1)."""
+    x = np.asarray(value, aval.dtype)
+    if not jnp.issubdtype(x.dtype, jnp.floating) or x.ndim or not np.isfinite(x) or x == 0:
+        return Ball(x)
+    bits = jnp.finfo(x.dtype).nmant // 2
+    mantissa, _ = np.frexp(np.float64(x))
+    short = float(mantissa * 2.0**bits).is_integer()
+    return Ball(x, None if short else jnp.asarray(unit(x) * abs(float(x)), x.dtype))
+
+
+def as_float(ball: Ball) -> jax.Array:
+    """The radius as a number: undecided integers and booleans have an infinite one."""
+    if is_float(ball.value):
+        return radius_of(ball)
+    return jnp.where(radius_of(ball), jnp.inf, 0.0)
+
+
+def interpret(jaxpr: core.Jaxpr, consts: Sequence[Any], args: Sequence[Ball]) -> list[Ball]:
+    """The jaxpr on balls."""
+    env: dict[Any, Ball] = {}
+
+    def read(v: Any) -> Ball:
+        return literal(v.val, v.aval) if isinstance(v, core.Literal) else env[v]
+
+    env.update(zip(jaxpr.constvars, (c if isinstance(c, Ball) else Ball(jnp.asarray(c)) for c in consts), strict=True))
+    env.update(zip(jaxpr.invars, args, strict=True))
+    for eqn in jaxpr.eqns:
+        env.update(zip(eqn.outvars, apply(eqn, [read(v) for v in eqn.invars]), strict=True))
+    return [Ball(jnp.asarray(b.value), b.radius) for b in map(read, jaxpr.outvars)]
+
+
+def apply(eqn: core.JaxprEqn, balls: list[Ball]) -> list[Ball]:
+    """One equation of a jaxpr on balls."""
+    name, params = eqn.primitive.name, eqn.params
+    if name in CALLS:
+        inner = next(params[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if key in params)
+        return interpret(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), balls)
+    if name in LOOPS:
+        return LOOPS[name](balls, **params)
+    out = eqn.primitive.bind(*(b.value for b in balls), **params)
+    ys = list(out) if eqn.primitive.multiple_results else [out]
+    discrete = not any(is_float(y) for y in ys)
+    if discrete and all(b.radius is None for b in balls):
+        return [Ball(y) for y in ys]
+    if name in ("ne", "eq", "sub") and eqn.invars[0] is eqn.invars[1]:
+        return [Ball(ys[0])] if name != "sub" else [Ball(ys[0], settle(ys[0], jnp.zeros_like(ys[0]), tuple(balls)))]
+    if discrete and (name in UNARY or name in BINARY or name == "integer_pow"):
+        return [Ball(ys[0], ARRAYS["and"](eqn.primitive, ys, *balls)[0])]
+    if name in UNARY:
+        return [Ball(ys[0], unary(name, ys[0], balls[0]))]
+    if name in BINARY:
+        return [Ball(ys[0], BINARY[name](ys[0], *balls))]
+    if name == "integer_pow":
+        return [Ball(ys[0], integer_power(ys[0], balls[0], params["y"]))]
+    if name in ARRAYS or name in LINEAR:
+        rule = ARRAYS.get(name) or LINEAR[name]
+        return [Ball(y, radius) for y, radius in zip(ys, rule(eqn.primitive, ys, *balls, **params), strict=True)]
+    raise NotImplementedError(f"no rounding rule for the primitive {name!r}")
+
+
+def integer_power(y: jax.Array, x: Ball, n: int) -> jax.Array:
+    """(|x| + e)^n - |x|^n <= n e (|x| + e)^(n - 1), and |n| u |x|^n for the multiplications; 1 / x^|n| through div."""
+    if n < 0:
+        size = lax.integer_pow(x.value, -n)
+        whole = Ball(size, integer_power(size, x, -n))
+        return BINARY["div"](y, Ball(jnp.ones_like(y)), whole)
+    if n == 0:
+        return jnp.zeros_like(y)
+    e = radius_of(x)
+    spread = jnp.where(e == 0, 0.0, n * e * lax.integer_pow(jnp.abs(x.value) + e, n - 1))
+    own = jnp.where(x.value == 0, 0.0, max(n - 1, 0) * (unit(y) * jnp.abs(y) + tiny(y)))
+    return settle(y, spread + own, (x,))
+
+
+# --- calls and loops -------------------------------------------------------------------------------------------------------
+
+CALLS = frozenset(
+    "jit pjit closed_call core_call remat remat2 checkpoint custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr".split()
+)
+
+
+def solid(balls: Sequence[Ball], like: Sequence[Ball]) -> list[Ball]:
+    """Written-out radii wherever `like` has one."""
+    return [b if o.radius is None else Ball(b.value, radius_of(b)) for b, o in zip(balls, like, strict=True)]
+
+
+def settled_carry(body: Callable, carry: list[Ball]) -> list[Ball]:
+    """The carry with radii written out wherever the loop's body makes one: what is exact stays exact."""
+    while True:
+        out = jax.eval_shape(body, carry)
+        wider = solid(carry, out)
+        if [b.radius is None for b in wider] == [b.radius is None for b in carry]:
+            return carry
+        carry = wider
+
+
+def arrays(balls: Sequence[Ball]) -> list[Ball]:
+    """Literals as arrays of a definite type."""
+    return [Ball(jnp.asarray(b.value), None if b.radius is None else jnp.broadcast_to(b.radius, np.shape(b.value))) for b in balls]
+
+
+def scan(balls: list[Ball], *, jaxpr: core.ClosedJaxpr, num_consts: int, num_carry: int, length: int, reverse: bool, **params: Any) -> list[Ball]:
+    """The scan of the interpreted body: every carry travels with its radius."""
+    consts, carry, xs = balls[:num_consts], arrays(balls[num_consts : num_consts + num_carry]), arrays(balls[num_consts + num_carry :])
+
+    def body(carry: list[Ball], x: list[Ball]) -> tuple[list[Ball], list[Ball]]:
+        outs = interpret(jaxpr.jaxpr, jaxpr.consts, [*consts, *carry, *x])
+        return solid(outs[:num_carry], carry), outs[num_carry:]
+
+    def free(carry: list[Ball]) -> list[Ball]:
+        first = [jax.tree.map(lambda a: jnp.zeros(a.shape[1:], a.dtype) if not is_key(a) else a[0], b) for b in xs]
+        return interpret(jaxpr.jaxpr, jaxpr.consts, [*consts, *carry, *first])[:num_carry]
+
+    carry, ys = lax.scan(body, settled_carry(free, carry), xs, length=length, reverse=reverse)
+    return [*carry, *ys]
+
+
+def is_key(x: jax.Array) -> bool:
+    """True for typed random keys."""
+    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def while_loop(
+    balls: list[Ball], *, cond_jaxpr: core.ClosedJaxpr, body_jaxpr: core.ClosedJaxpr, cond_nconsts: int, body_nconsts: int, **params: Any
+) -> list[Ball]:
+    """The loop of the interpreted body; the number of turns follows the computed values."""
+    tests, consts = balls[:cond_nconsts], balls[cond_nconsts : cond_nconsts + body_nconsts]
+
+    def body(carry: list[Ball]) -> list[Ball]:
+        return interpret(body_jaxpr.jaxpr, body_jaxpr.consts, [*consts, *carry])
+
+    def more(carry: list[Ball]) -> jax.Array:
+        return interpret(cond_jaxpr.jaxpr, cond_jaxpr.consts, [*tests, *carry])[0].value
+
+    carry = settled_carry(body, arrays(balls[cond_nconsts + body_nconsts :]))
+    return lax.while_loop(more, lambda c: solid(body(c), c), carry)
+
+
+def cond(balls: list[Ball], *, branches: Sequence[core.ClosedJaxpr], **params: Any) -> list[Ball]:
+    """The branch taken; an index that rounding leaves undecided takes the union of all branches."""
+    index, args = balls[0], balls[1:]
+    if params.get("branches_platforms") is not None:
+        branch = branches[[p is None or jax.default_backend() in p for p in params["branches_platforms"]].index(True)]
+        return interpret(branch.jaxpr, branch.consts, args)
+    runs = [lambda b=b: interpret(b.jaxpr, b.consts, args) for b in branches]
+    shapes = [jax.eval_shape(run) for run in runs]
+    exact = [all(shape[i].radius is None for shape in shapes) for i in range(len(shapes[0]))]
+
+    def full(run: Callable) -> list[Ball]:
+        return [b if e else Ball(b.value, radius_of(b)) for b, e in zip(run(), exact, strict=True)]
+
+    if index.radius is None:
+        return lax.switch(index.value, [lambda run=run: full(run) for run in runs])
+    outs = [full(run) for run in runs]
+    which = Ball(jnp.clip(index.value, 0, len(branches) - 1), index.radius)
+    select = [lax.select_n(which.value, *(out[i].value for out in outs)) for i in range(len(exact))]
+    return [Ball(y, ARRAYS["select_n"](lax.select_n_p, [y], which, *(out[i] for out in outs))[0]) for i, y in enumerate(select)]
+
+
+def solve(balls: list[Ball], *, const_lengths: Any, jaxprs: Any, **params: Any) -> list[Ball]:
+    """custom_linear_solve, judged a posteriori by the residual of its own matvec."""
+    lengths = [const_lengths.matvec, const_lengths.vecmat, const_lengths.solve]
+    ends = np.cumsum(lengths)
+    matvec_consts, solve_consts = balls[: ends[0]], balls[ends[1] : ends[2]]
+    b = balls[sum(const_lengths) :]
+    if len(b) != 1:
+        raise NotImplementedError("no rounding rule for the primitive 'custom_linear_solve' of several right-hand sides")
+    call = jax.extend.core.jaxpr_as_fun(jaxprs.solve)
+
+    def inverse(v: jax.Array) -> jax.Array:
+        return call(*(c.value for c in solve_consts), v)[0]
+
+    def matvec(v: Ball) -> Ball:
+        return interpret(jaxprs.matvec.jaxpr, jaxprs.matvec.consts, [*matvec_consts, v])[0]
+
+    x = inverse(b[0].value)
+    return [Ball(x, linear_solve(x, b[0], matvec, inverse))]
+
+
+LOOPS: dict[str, Callable] = {"scan": scan, "while": while_loop, "cond": cond, "custom_linear_solve": solve}
