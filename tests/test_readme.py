@@ -52,7 +52,7 @@ def test_its_command_lines_are_understood(command, capsys):
         assert re.search(rf"{re.escape(option)}\b", understood), f"{subcommand} has no {option}"
     if subcommand in ("show", "verify"):
         for name in rest[: next((i for i, word in enumerate(rest) if word.startswith("-")), len(rest))]:
-            assert name in theorems.all()
+            assert name in theorems.all_theorems()
 
 
 def test_exactly_two_lines_set_it_up():
