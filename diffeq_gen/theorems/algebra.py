@@ -15,6 +15,8 @@ from typing import Any
 import sympy as sp
 from sympy.polys.fields import sfield
 
+from diffeq_gen.theorems.exponents import coordinates, terms, turns
+
 __all__ = ["Impossible", "Restart", "Split", "Tower", "choose"]
 
 _HALF = sp.Rational(1, 2)
@@ -183,7 +185,7 @@ class Tower:
         return outside
 
     def _defined(self, inside: sp.Expr) -> list[tuple[sp.Expr, int]]:
-        """Factors of a quantity that must be positive for its root or logarithm to be real: a domain, taken as a fact."""
+        """Factors of what must be positive for its root or logarithm to be real: a domain, taken as a fact."""
         inside = sp.expand(inside)
         self.assume(inside)
         if inside not in self.domain:
@@ -225,13 +227,13 @@ class Tower:
         """exp(sum_i c_i m_i) = prod_i E_i^(c_i) over independent exponents m_i, and exp(c log p) = p^c."""
         result = sp.Integer(1)
         rest: dict[sp.Expr, sp.Rational] = {}
-        for monomial, coefficient in self._terms(arg).items():
+        for monomial, coefficient in terms(arg).items():
             name, inner = self.meaning.get(monomial, ("", ()))
             if name == "log":
                 result *= self._prime_power(inner[0], coefficient)
             else:
                 rest[monomial] = coefficient
-        for vector, coefficient in self._coordinates("exp", rest):
+        for vector, coefficient in coordinates(self.bases.setdefault("exp", []), rest):
             generator = self.kernel("exp", (vector,), positive=True)
             sign = self.sign(vector)
             if sign is not None:
@@ -268,18 +270,18 @@ class Tower:
 
     def angle(self, arg: sp.Expr) -> tuple[sp.Expr, sp.Expr]:
         """(cos, sin) of a sum of angles, each a whole multiple of one whose half-angle tangent is the generator."""
-        terms = self._terms(arg)
-        whole = terms.pop(self.pi, sp.Integer(0))
+        parts = terms(arg)
+        whole = parts.pop(self.pi, sp.Integer(0))
         if whole.q not in (1, 2, 3, 4, 6):
-            terms[self.pi], whole = whole, sp.Integer(0)
+            parts[self.pi], whole = whole, sp.Integer(0)
         cosine, sine = self.lower(sp.cos(whole * sp.pi)), self.lower(sp.sin(whole * sp.pi))
-        for vector, coefficient in self._coordinates("angle", terms):
+        for vector, coefficient in coordinates(self.bases.setdefault("angle", []), parts):
             name, inner = self.meaning.get(vector, ("", ()))
             cut = self._cut(("angle", vector), coefficient)
             if name == "atan" and cut == 1:
                 tangent = inner[0] / (1 + self.power(self.canonical(1 + inner[0] ** 2), sp.Rational(1, 2)))
             else:
-                low, high = self._turns(vector / (2 * cut))
+                low, high = turns(vector / (2 * cut), self.pi, self.unit)
                 tangent = self.kernel("tan", (vector / (2 * cut),), positive=(low >= 0 and high <= _HALF) or None)
                 if low >= 0 and high <= _HALF / 2:
                     self.signs[tangent - 1] = -1
@@ -298,7 +300,7 @@ class Tower:
             cut = self.denominators[("angle", vector)]
             for times in range(1, 2 * cut + 1):
                 angle = vector * sp.Rational(times, cut)
-                low, high = self._turns(angle)
+                low, high = turns(angle, self.pi, self.unit)
                 if low < -_HALF or high > _HALF:
                     break
                 cosine, sine = self.angle(angle)
@@ -307,39 +309,6 @@ class Tower:
                 if low >= 0 and self.canonical(cosine / sine - arg) == 0:
                     return self.pi / 2 - angle
         return self.kernel("atan", (arg,))
-
-    def _turns(self, angle: sp.Expr) -> tuple[sp.Expr, sp.Expr]:
-        """Bounds of angle / pi, where the angle is pi times a linear form in times of (0, 1); else unbounded."""
-        terms = self._terms(angle)
-        if not all((m / self.pi).is_number or m / self.pi in self.unit for m in terms):
-            return -sp.oo, sp.oo
-        moving = [c for m, c in terms.items() if m != self.pi]
-        still = terms.get(self.pi, sp.Integer(0))
-        return still + sum(min(c, 0) for c in moving), still + sum(max(c, 0) for c in moving)
-
-    def _terms(self, arg: sp.Expr) -> dict[sp.Expr, sp.Rational]:
-        """arg = sum_i c_i m_i with rational c_i and m_i a monomial over one primitive denominator."""
-        if arg == 0:
-            return {}
-        numer, denom = sp.fraction(sp.together(arg))
-        content, denom = sp.factor_terms(denom).as_coeff_Mul() if denom.free_symbols else (denom, sp.Integer(1))
-        pairs = [term.as_coeff_Mul() for term in sp.Add.make_args(sp.expand(numer))]
-        return {m / denom: c / content for c, m in pairs}
-
-    def _coordinates(self, kind: str, terms: dict[sp.Expr, sp.Rational]) -> list[tuple[sp.Expr, sp.Rational]]:
-        """sum_i c_i m_i in the basis of its kind, which grows by the vector itself where that is independent over Q."""
-        basis = self.bases.setdefault(kind, [])
-        terms = {m: c for m, c in terms.items() if c}
-        if not terms:
-            return []
-        columns = [self._terms(vector) for vector in basis] + [terms]
-        rows = sorted({m for column in columns for m in column}, key=str)
-        reduced, pivots = sp.Matrix([[column.get(m, 0) for column in columns] for m in rows]).rref()
-        if len(basis) not in pivots:
-            return [(v, reduced[i, len(basis)]) for i, v in enumerate(basis) if reduced[i, len(basis)]]
-        sign = sp.sign(terms[min(terms, key=str)])
-        basis.append(sum(sign * c * m for m, c in terms.items()))
-        return [(basis[-1], sign)]
 
     # -- signs -------------------------------------------------------------------------------------------------------
 
@@ -384,9 +353,9 @@ class Tower:
         if poly.is_univariate:
             low, inside, high = (0, _HALF, 1) if poly.gen in self.unit else (0, 1, None)
             low, inside = (low, inside) if poly.gen.is_positive else (None, 0)
-            at = sp.sign(poly.eval(inside))
-            if at and not poly.sqf_part().count_roots(low, high) - sum(poly.eval(x) == 0 for x in (low, high) if x is not None):
-                return int(at)
+            ends = sum(poly.eval(end) == 0 for end in (low, high) if end is not None)
+            if poly.eval(inside) != 0 and poly.count_roots(low, high) == ends:
+                return int(sp.sign(poly.eval(inside)))
         unknown = [i for i, g in enumerate(poly.gens) if not (g.is_positive or self.signs.get(g) == 1)]
         if any(monomial[i] % 2 for monomial, _ in poly.terms() for i in unknown):
             return None

@@ -1,10 +1,10 @@
 """Three verdicts on left - right: a point that refutes it, a normal form that is zero, or neither.
 
     refuted: |left - right| > 1e-13 (1 + |left| + |right|) at a random rational point, at 50 digits
-    proven:  every component reduces to 0 in a `Tower`, in each of the cases d < 0, d = 0, d > 0 that the code tells apart
+    proven:  every component reduces to 0 in a `Tower`, in each case d < 0, d = 0, d > 0 that the code tells apart
 
-Numerics never prove: a difference that vanishes at every point tried and does not reduce to zero is undecided, and so is
-one below 1e-13, which is what constants computed in double precision leave behind.
+Numerics never prove: a difference that vanishes at every point tried and does not reduce to zero is undecided, and so
+is one below 1e-13, which is what constants computed in double precision leave behind.
 """
 
 import random
@@ -26,7 +26,12 @@ _Branch = tuple[tuple[sp.Expr, int], ...]
 
 
 def decide(
-    lefts: Sequence[sp.Expr], rights: Sequence[sp.Expr], facts: Sequence[sp.Expr], unit: set[sp.Symbol], *, points: int = 3
+    lefts: Sequence[sp.Expr],
+    rights: Sequence[sp.Expr],
+    facts: Sequence[sp.Expr],
+    unit: set[sp.Symbol],
+    *,
+    points: int = 3,
 ) -> tuple[str, Any, str]:
     """(verdict, what is left of the difference, reason) for left = right in every component, given that facts > 0."""
     differences = [sp.Add(a, -b) for a, b in zip(lefts, rights, strict=True)]
@@ -56,7 +61,11 @@ def decide(
 
 
 def _reduce(
-    differences: Sequence[sp.Expr], facts: Sequence[sp.Expr], unit: set[sp.Symbol], branch: _Branch, denominators: dict[Any, int]
+    differences: Sequence[sp.Expr],
+    facts: Sequence[sp.Expr],
+    unit: set[sp.Symbol],
+    branch: _Branch,
+    denominators: dict[Any, int],
 ) -> tuple[sp.Expr | None, list[str]]:
     """(remainder, domain): 0 where all reduce to zero, None where the branch is empty, else what is left."""
     while True:
@@ -109,7 +118,7 @@ def _cases(
     return min(verdicts, key=lambda v: v[0] is None)
 
 
-# -- numbers to 50 digits ------------------------------------------------------------------------------------------------
+# Numbers to 50 digits
 
 
 def _witness(

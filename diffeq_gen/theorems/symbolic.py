@@ -2,8 +2,8 @@
 
     f(**case) -> (left, right)  --trace-->  jaxpr  --read over sympy-->  left - right  --normal form-->  0
 
-An `Opaque` schedule has no numbers, only symbols alpha(t), sigma(t) and their slopes: what is proven of it holds for all.
-The standing hypotheses are those of the catalogue: alpha, sigma > 0, times in (0, 1), log-SNR larger at the earlier time.
+An `Opaque` schedule has no numbers, only symbols alpha(t), sigma(t) and their slopes: what is proven of it holds for
+all.  The standing hypotheses: alpha, sigma > 0, times in (0, 1), log-SNR larger at the earlier time.
 Three verdicts: *proven* by algebra alone; *refuted* by a point evaluated to 50 digits; *undecided*, with the reason.
 sympy belongs to the extra ``prove`` and is imported when a proof begins.
 """
@@ -78,8 +78,8 @@ def opaque_function(name: str, *, like: int | None = None, positive: bool = Fals
 class Opaque:
     """A schedule t -> (alpha(t), sigma(t)) of which nothing is known but the hypotheses of its family.
 
-    ``"any"``: alpha, sigma > 0.  ``"variance-preserving"``: alpha = (1 - m^2)/(1 + m^2), sigma = 2 m/(1 + m^2), which is
-    every solution of alpha^2 + sigma^2 = 1.  ``"variance-exploding"``: alpha = 1.  ``"straight"``: alpha = 1 - sigma.
+    ``"any"``: alpha, sigma > 0.  ``"variance-preserving"``: alpha = (1 - m^2)/(1 + m^2), sigma = 2 m/(1 + m^2), which
+    is every solution of alpha^2 + sigma^2 = 1.  ``"variance-exploding"``: alpha = 1.  ``"straight"``: alpha = 1 - sigma.
     `name` tells two schedules apart.  Raises: ValueError for another family.
     """
 
@@ -138,11 +138,11 @@ def prove(
 ) -> Proof:
     """Whether left = right for (left, right) = f(**case), for all values of the numbers in `case`.
 
-    Every number in `case` (floats, small arrays, leaves of a `Point`) becomes a real symbol, so its value does not matter;
-    what is callable (schedules, denoisers, predictions) and whole numbers stay as they are.  Numbers named t, s, r lie
-    in (0, 1) with t > s > r; alpha and sigma of a point, and of the value named `schedule` at those times, are positive,
-    with log-SNR larger at s than at t, and at q than at p.  ``where(**case)`` returns further quantities that are
-    positive.  The claim is for all real values under these hypotheses at which both sides are defined.
+    Every number in `case` (floats, small arrays, leaves of a `Point`) becomes a real symbol: its value does not matter.
+    What is callable (schedules, denoisers, predictions) and whole numbers stay as they are.  Numbers named t, s, r lie
+    in (0, 1) with t > s > r; alpha and sigma of a point, and of the value named `schedule` at those times, are
+    positive, with log-SNR larger at s than at t, and at q than at p.  ``where(**case)`` returns further quantities
+    that are positive.  The claim is for all real values under these hypotheses at which both sides are defined.
     Raises: ImportError without sympy; ValueError where the two sides differ in structure or shape.
     """
     judge = _judge()
@@ -197,12 +197,10 @@ def _trace(f: Callable[..., Any], where: Callable[..., Any] | None, case: dict[s
         for one, other in zip(lefts, rights, strict=True):
             if jnp.shape(one) != jnp.shape(other):
                 raise ValueError(f"the sides differ in shape: {jnp.shape(one)}, {jnp.shape(other)}")
-        facts = [*_hypotheses(numbers, rest.get("schedule")), *jax.tree.leaves(where(**case_of(numbers)) if where else ())]
+        facts = list(_hypotheses(numbers, rest.get("schedule")))
+        facts += jax.tree.leaves(where(**numbers, **rest)) if where else []
         sizes.extend((len(lefts), len(facts)))
         return [*lefts, *rights, *facts]
-
-    def case_of(numbers: dict[str, Any]) -> dict[str, Any]:
-        return {**numbers, **rest}
 
     with jax.enable_x64(True):
         numbers = jax.tree.map(lambda x: jnp.asarray(np.asarray(x, np.float64)), numbers)
@@ -215,7 +213,7 @@ def _trace(f: Callable[..., Any], where: Callable[..., Any] | None, case: dict[s
 
 
 def _hypotheses(numbers: dict[str, Any], schedule: Any) -> Iterator[Any]:
-    """Quantities that are positive by the standing hypotheses: slots of (0, 1), alpha, sigma, and the order of log-SNR."""
+    """What is positive by the standing hypotheses: 1 - t, t - s, alpha, sigma, and the gaps of log-SNR."""
     for chain in _CHAINS:
         present = [numbers[name] for name in chain if name in numbers]
         times = [value for value in present if not isinstance(value, Point) and jnp.ndim(value) == 0]

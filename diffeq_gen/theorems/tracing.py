@@ -24,7 +24,7 @@ _HALF = sp.Rational(1, 2)
 
 
 def constant(value: Any) -> sp.Expr:
-    """The number meant by a float: a short decimal, p/q, p pi/q, p/(q pi), sqrt(p/q), log(p/q), log(p pi/q) or itself."""
+    """The number meant by a float: a short decimal, p/q, p pi/q, p/(q pi), sqrt(p/q), log(p/q), log(p pi/q), itself."""
     if isinstance(value, bool | int | np.bool_ | np.integer):
         return sp.Integer(int(value))
     x = float(value)
@@ -104,7 +104,10 @@ def _apply(eqn: Any, operands: list[np.ndarray]) -> Sequence[np.ndarray]:
 
 
 def _scan(operands: list[np.ndarray], params: dict[str, Any]) -> Sequence[np.ndarray]:
-    consts, carries = params["num_consts"], params["num_carry"]
+    if "num_carry" in params:
+        consts, carries = params["num_consts"], params["num_carry"]
+    else:  # jax 0.12 keeps the three groups instead of their sizes
+        consts, carries = (len(jax.tree.leaves(group, is_leaf=lambda x: x is None)) for group in params["ft_in"][:2])
     fixed, carry, xs = operands[:consts], operands[consts : consts + carries], operands[consts + carries :]
     steps = range(params["length"])
     rows: list[list[np.ndarray]] = []
@@ -189,6 +192,14 @@ def _broadcast(x: np.ndarray, *, shape: Any, broadcast_dimensions: Any, **_: Any
     for size, axis in zip(x.shape, broadcast_dimensions, strict=True):
         aligned[axis] = size
     return np.broadcast_to(x.reshape(aligned), shape)
+
+
+def _iota(*, dtype: Any, shape: Any, dimension: int, **_: Any) -> np.ndarray:
+    return _array(np.indices(shape)[dimension].astype(dtype))
+
+
+def _cumsum(x: np.ndarray, *, axis: int, reverse: bool) -> np.ndarray:
+    return np.flip(np.cumsum(np.flip(x, axis), axis), axis) if reverse else np.cumsum(x, axis)
 
 
 def _fold(combine: Callable[[Any, Any], Any], start: sp.Expr) -> Callable[..., np.ndarray]:
@@ -298,13 +309,13 @@ _ARRAY: dict[str, Callable[..., np.ndarray]] = {
     "stack": lambda *xs, axis: np.stack(xs, axis),
     "select_n": _select,
     "dot_general": _dot,
-    "iota": lambda *, dtype, shape, dimension, **_: _array(np.asarray(jax.lax.broadcasted_iota(dtype, shape, dimension))),
+    "iota": _iota,
     "reduce_sum": _fold(lambda x, y: x + y, sp.Integer(0)),
     "reduce_prod": _fold(lambda x, y: x * y, sp.Integer(1)),
     "reduce_max": _fold(_greatest, -sp.oo),
     "reduce_min": _fold(_least, sp.oo),
     "reduce_and": _fold(lambda x, y: x * y, sp.Integer(1)),
     "reduce_or": _fold(lambda x, y: x + y - x * y, sp.Integer(0)),
-    "cumsum": lambda x, *, axis, reverse: np.flip(np.cumsum(np.flip(x, axis), axis), axis) if reverse else np.cumsum(x, axis),
+    "cumsum": _cumsum,
 }
 _MOVES = {"slice", "dynamic_slice", "dynamic_update_slice", "gather", "pad", "rev", "split"}

@@ -15,7 +15,14 @@ from diffeq_gen.types import Point
 pytest.importorskip("sympy")
 
 ANYWHERE = Point(0.5, 0.5, 0.5, 0.5, 0.5)
-PREDICTIONS = [predictions.data, predictions.noise, predictions.score, predictions.v, predictions.velocity, predictions.edm(0.5)]
+PREDICTIONS = [
+    predictions.data,
+    predictions.noise,
+    predictions.score,
+    predictions.v,
+    predictions.velocity,
+    predictions.edm(0.5),
+]
 
 
 def three_forms_of_ddim(schedule, z, x0, t, s, factor=1.0):
@@ -140,7 +147,12 @@ def test_constants_are_read_as_written():
 
     pi, rational = sympy.pi, sympy.Rational
     meant = {0.5: rational(1, 2), 0.1: rational(1, 10), 1 / 3: rational(1, 3), math.pi: pi, 2 / math.pi: 2 / pi}
-    meant |= {math.sqrt(2): sympy.sqrt(2), math.log(2): sympy.log(2), -math.pi / 6: -pi / 6, 1 + 1e-9: 1 + rational(1, 10**9)}
+    meant |= {
+        math.sqrt(2): sympy.sqrt(2),
+        math.log(2): sympy.log(2),
+        -math.pi / 6: -pi / 6,
+        1 + 1e-9: 1 + rational(1, 10**9),
+    }
     for value, number in meant.items():
         assert constant(value) == number
     assert constant(0.1234567890123456) == sympy.Rational(0.1234567890123456)
