@@ -14,7 +14,7 @@ __all__ = ["coordinates", "terms", "turns"]
 
 
 def terms(arg: sp.Expr) -> dict[sp.Expr, sp.Rational]:
-    """arg = sum_i c_i m_i: monomial -> rational coefficient, each monomial over the one primitive denominator of arg."""
+    """arg = sum_i c_i m_i, as monomial -> rational coefficient, over the one primitive denominator of arg."""
     if arg == 0:
         return {}
     numer, denom = sp.fraction(sp.together(arg))
@@ -24,7 +24,7 @@ def terms(arg: sp.Expr) -> dict[sp.Expr, sp.Rational]:
 
 
 def coordinates(basis: list[sp.Expr], vector: Mapping[sp.Expr, sp.Rational]) -> list[tuple[sp.Expr, sp.Rational]]:
-    """vector = sum_i c_i basis_i, as pairs (basis_i, c_i); a vector independent of the basis is appended to it, up to sign."""
+    """vector = sum_i c_i basis_i, as pairs (basis_i, c_i); one independent of the basis is appended, up to sign."""
     vector = {m: c for m, c in vector.items() if c}
     if not vector:
         return []

@@ -79,8 +79,8 @@ class Opaque:
     """A schedule t -> (alpha(t), sigma(t)) of which nothing is known but the hypotheses of its family.
 
     ``"any"``: alpha, sigma > 0.  ``"variance-preserving"``: alpha = (1 - m^2)/(1 + m^2), sigma = 2 m/(1 + m^2), which
-    is every solution of alpha^2 + sigma^2 = 1.  ``"variance-exploding"``: alpha = 1.  ``"straight"``: alpha = 1 - sigma.
-    `name` tells two schedules apart.  Raises: ValueError for another family.
+    is every solution of alpha^2 + sigma^2 = 1.  ``"variance-exploding"``: alpha = 1.
+    ``"straight"``: alpha = 1 - sigma.  `name` tells two schedules apart.  Raises: ValueError for another family.
     """
 
     assuming: str = "any"
@@ -102,7 +102,7 @@ class Opaque:
         return (1 - sigma if self.assuming == "straight" else jnp.ones_like(sigma)), sigma
 
 
-def opaque_denoiser(name: str = "x0_hat") -> Denoiser:
+def opaque_denoiser(*, name: str = "x0_hat") -> Denoiser:
     """(z, t) -> x0_hat(z, t), any prediction whatever, of the shape of z."""
     function = opaque_function(name, like=0)
 

@@ -107,7 +107,7 @@ def _scan(operands: list[np.ndarray], params: dict[str, Any]) -> Sequence[np.nda
     if "num_carry" in params:
         consts, carries = params["num_consts"], params["num_carry"]
     else:  # jax 0.12 keeps the three groups instead of their sizes
-        consts, carries = (len(jax.tree.leaves(group, is_leaf=lambda x: x is None)) for group in params["ft_in"][:2])
+        consts, carries, _ = map(len, params["ft_in"].unpack())
     fixed, carry, xs = operands[:consts], operands[consts : consts + carries], operands[consts + carries :]
     steps = range(params["length"])
     rows: list[list[np.ndarray]] = []

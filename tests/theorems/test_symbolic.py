@@ -12,17 +12,9 @@ from diffeq_gen import clocks, paths, predictions, schedules
 from diffeq_gen.theorems.symbolic import Opaque, opaque_denoiser, opaque_function, prove
 from diffeq_gen.types import Point
 
-pytest.importorskip("sympy")
-
 ANYWHERE = Point(0.5, 0.5, 0.5, 0.5, 0.5)
-PREDICTIONS = [
-    predictions.data,
-    predictions.noise,
-    predictions.score,
-    predictions.v,
-    predictions.velocity,
-    predictions.edm(0.5),
-]
+LINEAR_FORMS = ("data", "noise", "score", "v", "velocity")
+PREDICTIONS = [*(getattr(predictions, name) for name in LINEAR_FORMS), predictions.edm(0.5)]
 
 
 def three_forms_of_ddim(schedule, z, x0, t, s, factor=1.0):
