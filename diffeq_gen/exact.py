@@ -1,12 +1,13 @@
 """Worlds whose every marginal, score, denoiser and covariance is known: Gaussian, mixture, empirical measure.
 
     p(z)        = E[N(z; alpha x0, sigma^2 I)]
-    x0_hat(z)   = E[x0 | z],        score(z) = E[-eps | z] / sigma
+    x0_hat(z)   = E[x0 | z] = (z + sigma^2 score) / alpha,        score(z) = grad log p(z) = -E[eps | z] / sigma
     u(z)        = alpha' x0_hat - sigma' sigma score
     div u       = alpha' tr(d x0_hat/dz) + sigma' tr(d eps_hat/dz),        d x0_hat/dz = (alpha/sigma^2) Cov(x0 | z)
 
-A world is a noun; the verbs read one sample z of its event shape at one point p, whose alpha and sigma are scalars, and
-are differentiable in z and p (in a covariance, where its eigenvalues are positive and distinct).
+A world is a noun that knows its posterior, and the trace of its slopes in a form that subtracts nothing from one; the
+verbs read one sample z of its event shape at one point p, whose alpha and sigma are scalars.  All is differentiable in z
+and p, and in a covariance whose eigenvalues are positive and distinct.
 """
 
 import functools
@@ -23,27 +24,44 @@ from diffeq_gen.schedules import at
 from diffeq_gen.types import Denoiser, Key, Point, Sample, Schedule, pytree, require, static
 
 __all__ = [
-    "Empirical",
-    "Gaussian",
-    "Mixture",
-    "Posterior",
-    "World",
-    "denoise",
-    "denoiser",
-    "divergence",
-    "draw",
-    "flow_map",
-    "log_prob",
-    "marginal",
-    "posterior",
-    "posterior_cov",
-    "posterior_trace",
-    "reverse_kernel",
-    "score",
-    "velocity",
-]
+    "Empirical", "Gaussian", "Mixture", "Posterior", "World", "denoise", "denoiser", "divergence", "draw", "flow_map",
+    "log_prob", "marginal", "posterior", "posterior_cov", "posterior_trace", "reverse_kernel", "score", "velocity",
+]  # fmt: skip
+
+
+class Posterior(NamedTuple):
+    """What z says to first order: log p(z) in nats, x0_hat = E[x0 | z], score = grad log p(z)."""
+
+    log_prob: jax.Array
+    x0: Sample
+    score: Sample
+
 
 _dot = functools.partial(jnp.matmul, precision="highest")
+
+Moment = Callable[[jax.Array, jax.Array], jax.Array]
+"""(r, rows) -> what is asked of sum_k r_k rows_k rows_k^T, for rows that are centred."""
+
+
+def _covariance(r: jax.Array, rows: jax.Array) -> jax.Array:
+    return _dot(rows.T * r[None, :], rows)
+
+
+def _trace(r: jax.Array, rows: jax.Array) -> jax.Array:
+    return _dot(r, jnp.sum(rows * rows, axis=1))
+
+
+def _nothing(r: jax.Array, rows: jax.Array) -> jax.Array:
+    return jnp.zeros((), rows.dtype)
+
+
+class _Spectrum(NamedTuple):
+    """cov = Q diag(root^2) Q^T, std = sqrt(alpha^2 root^2 + sigma^2), unit = Q^T (z - alpha mean) / std."""
+
+    basis: jax.Array
+    root: jax.Array
+    std: jax.Array
+    unit: jax.Array
 
 
 @pytree
@@ -61,6 +79,29 @@ class Gaussian:
         require(lambda mean, cov: 1 <= len(mean) and cov == (*mean, mean[-1]), "mean and cov must be (d,) and (d, d)",
                 mean=_shape(self.mean), cov=_shape(self.cov))  # fmt: skip
         require(_is_covariance, "cov must be symmetric and positive semi-definite", cov=self.cov)
+
+    def _spectrum(self, z: Sample, p: Point) -> _Spectrum:
+        _require_event(z, jnp.shape(self.mean))
+        variance, basis = jnp.linalg.eigh(self.cov)
+        root = jnp.sqrt(jnp.maximum(variance, 0))
+        std = jnp.hypot(p.alpha * root, p.sigma)
+        return _Spectrum(basis, root, std, _dot(z - p.alpha * self.mean, basis) / std)
+
+    def _posterior(self, z: Sample, p: Point) -> Posterior:
+        basis, root, std, unit = self._spectrum(z, p)
+        return Posterior(
+            log_prob=-jnp.sum(unit * unit / 2 + jnp.log(std) + math.log(2 * math.pi) / 2),
+            x0=self.mean + _dot(basis, root * (p.alpha * root / std) * unit),
+            score=-_dot(basis, unit / std),
+        )
+
+    def _second(self, z: Sample, p: Point, moment: Moment) -> jax.Array:
+        basis, root, std, _ = self._spectrum(z, p)
+        return moment(jnp.square(root * (p.sigma / std)), basis.T)
+
+    def _slopes(self, z: Sample, p: Point) -> tuple[jax.Array, jax.Array]:
+        _, root, std, _ = self._spectrum(z, p)
+        return jnp.sum(p.alpha * root / std * (root / std)), jnp.sum(p.sigma / std / std)
 
 
 @pytree
@@ -83,12 +124,47 @@ class Mixture:
         require(_is_distribution, "weights must be positive and sum to one", weights=self.weights)
         require(_is_covariance, "covs must be symmetric and positive semi-definite", covs=self.covs)
 
+    def _each(self, verb: Callable[[Gaussian], Any]) -> Any:
+        return jax.vmap(lambda mean, cov: verb(Gaussian(mean, cov)))(self.means, self.covs)
+
+    def _responsible(self, z: Sample, p: Point) -> tuple[jax.Array, Posterior, Posterior]:
+        """r_k = P(k | z), what each component says, and what they say together."""
+        each = self._each(lambda component: component._posterior(z, p))
+        logits = jnp.log(self.weights) + each.log_prob
+        r = jax.nn.softmax(logits)
+        return r, each, Posterior(jax.nn.logsumexp(logits), _dot(r, each.x0), _dot(r, each.score))
+
+    def _posterior(self, z: Sample, p: Point) -> Posterior:
+        return self._responsible(z, p)[-1]
+
+    def _second(self, z: Sample, p: Point, moment: Moment) -> jax.Array:
+        r, each, known = self._responsible(z, p)
+        within = self._each(lambda component: component._second(z, p, moment))
+        return jnp.tensordot(r, within, 1, precision="highest") + moment(r, each.x0 - known.x0[None, :])
+
+    def _slopes(self, z: Sample, p: Point) -> tuple[jax.Array, jax.Array]:
+        """d r_k / dz = r_k (score_k - score), so between components the slopes are covariances with the score."""
+        r, each, known = self._responsible(z, p)
+        slope_x0, slope_eps = self._each(lambda component: component._slopes(z, p))
+        x0, score = each.x0 - known.x0[None, :], each.score - known.score[None, :]
+        between_x0, between_eps = jnp.sum(x0 * score, axis=1), -p.sigma * jnp.sum(score * score, axis=1)
+        return _dot(r, slope_x0 + between_x0), _dot(r, slope_eps + between_eps)
+
+
+class _Summary(NamedTuple):
+    """Of some points: min |z - alpha x|^2, log sum e^{-excess over it / 2 sigma^2}, weighted mean, centred moment."""
+
+    nearest: jax.Array
+    log_mass: jax.Array
+    mean: jax.Array
+    moment: jax.Array
+
 
 @pytree
 class Empirical:
     """x0 ~ (1/n) sum_i delta(x0 - points_i): points of shape (n, *event), read `block` rows at a time.
 
-    Memory beyond the points is that of one block, under `grad` too.  Left out, a block holds about 2^20 numbers.
+    Memory beyond the points is that of one block (left out: about 2^20 numbers), and under `grad` a mean per block.
     Raises: ValueError where there is no point, or block is not positive.
     Theorems: empirical-denoiser.
     """
@@ -99,7 +175,58 @@ class Empirical:
     def __post_init__(self) -> None:
         require(lambda points: len(points) >= 1 and math.prod(points) > 0, "points must be (n, *event), n at least one",
                 points=_shape(self.points))  # fmt: skip
-        require(lambda block: block is None or block >= 1, "block must be positive", block=self.block or 1)
+        require(lambda block: block >= 1, "block must be positive", block=1 if self.block is None else self.block)
+
+    @functools.partial(jax.jit, static_argnames=("moment",))
+    def _summary(self, z: Sample, p: Point, moment: Moment) -> _Summary:
+        """One pass over blocks: each is summarised, the summaries merge.
+
+        Distances are sums of squared differences: their rounding is relative to the distance itself.  The three-term
+        form |z|^2 - 2 alpha z.x + alpha^2 |x|^2 errs by 1e-7 |x|^2 in float32, more than sigma^2 from log-SNR 16 on.
+        """
+        n, *event = self.points.shape
+        _require_event(z, tuple(event))
+        flat = z.reshape(1, -1)
+        block = min(n, self.block or max(1, 2**20 // math.prod(event)))
+        scale = jnp.maximum(2 * p.sigma**2, jnp.finfo(z.dtype).tiny)  # at sigma = 0 the nearest point takes all
+
+        def summarise(points: jax.Array) -> _Summary:
+            rows = points.reshape(len(points), -1)
+            energy = jnp.sum(jnp.square(flat - p.alpha * rows), axis=1)
+            nearest = jax.lax.stop_gradient(jnp.min(energy))
+            logits = (nearest - energy) / scale
+            log_mass = jax.nn.logsumexp(logits)
+            r = jnp.exp(logits - log_mass)
+            mean = _dot(r, rows)
+            return _Summary(nearest, log_mass, mean, moment(r, rows - mean[None, :]))
+
+        def merge(a: _Summary, b: _Summary) -> _Summary:
+            nearest = jnp.minimum(a.nearest, b.nearest)
+            mass_a, mass_b = (one.log_mass + (nearest - one.nearest) / scale for one in (a, b))
+            log_mass = jnp.logaddexp(mass_a, mass_b)
+            r_a, r_b = jnp.exp(mass_a - log_mass), jnp.exp(mass_b - log_mass)
+            between = moment((r_a * r_b)[None], (b.mean - a.mean)[None, :])
+            return _Summary(nearest, log_mass, r_a * a.mean + r_b * b.mean, r_a * a.moment + r_b * b.moment + between)
+
+        @jax.checkpoint
+        def step(summary: _Summary, i: jax.Array) -> tuple[_Summary, None]:
+            return merge(summary, summarise(jax.lax.dynamic_slice_in_dim(self.points, i * block, block))), None
+
+        summary, _ = jax.lax.scan(step, summarise(self.points[:block]), jnp.arange(1, n // block))
+        return merge(summary, summarise(self.points[n - n % block :])) if n % block else summary
+
+    def _posterior(self, z: Sample, p: Point) -> Posterior:
+        nearest, log_mass, mean, _ = self._summary(z, p, _nothing)
+        x0 = mean.reshape(z.shape)
+        normaliser = z.size * (jnp.log(p.sigma) + math.log(2 * math.pi) / 2) + math.log(len(self.points))
+        return Posterior(log_mass - nearest / p.sigma**2 / 2 - normaliser, x0, (p.alpha * x0 - z) / p.sigma**2)
+
+    def _second(self, z: Sample, p: Point, moment: Moment) -> jax.Array:
+        return self._summary(z, p, moment).moment
+
+    def _slopes(self, z: Sample, p: Point) -> tuple[jax.Array, jax.Array]:
+        slope_x0 = p.alpha * (self._second(z, p, _trace) / p.sigma**2)
+        return slope_x0, (z.size - p.alpha * slope_x0) / p.sigma
 
 
 World = Gaussian | Mixture | Empirical
@@ -110,16 +237,20 @@ def _shape(value: Any) -> tuple[int, ...] | None:
     return jnp.shape(value) if hasattr(value, "shape") else None
 
 
+def _ulp(value: jax.Array) -> float:
+    return float(jnp.finfo(jnp.result_type(value, float)).eps)
+
+
 def _is_covariance(cov: jax.Array) -> bool:
-    ulp, cov = float(jnp.finfo(jnp.result_type(cov, float)).eps), np.asarray(cov, np.float64)
-    slack = 8 * ulp * cov.shape[-1] * np.max(np.abs(cov), initial=0)
-    symmetric = np.all(np.abs(cov - np.swapaxes(cov, -1, -2)) <= slack)
-    return bool(np.all(np.isfinite(cov)) and symmetric and np.all(np.linalg.eigvalsh(cov) >= -slack))
+    size, cov = 8 * _ulp(cov) * np.shape(cov)[-1], np.asarray(cov, np.float64)
+    slack = size * np.max(np.abs(cov), initial=0)
+    symmetric = np.all(np.isfinite(cov)) and np.all(np.abs(cov - np.swapaxes(cov, -1, -2)) <= slack)
+    return bool(symmetric and np.all(np.linalg.eigvalsh(cov) >= -slack))
 
 
 def _is_distribution(weights: jax.Array) -> bool:
-    ulp, weights = float(jnp.finfo(jnp.result_type(weights, float)).eps), np.asarray(weights, np.float64)
-    return bool(np.all(weights > 0) and np.all(np.abs(np.sum(weights, axis=-1) - 1) <= 8 * ulp * weights.shape[-1]))
+    slack, weights = 8 * _ulp(weights) * np.shape(weights)[-1], np.asarray(weights, np.float64)
+    return bool(np.all(weights > 0) and np.all(np.abs(np.sum(weights, axis=-1) - 1) <= slack))
 
 
 def _require_event(z: Sample, event: tuple[int, ...]) -> None:
@@ -127,19 +258,12 @@ def _require_event(z: Sample, event: tuple[int, ...]) -> None:
             z=jnp.shape(z), event=event)  # fmt: skip
 
 
-def _unknown(world: Any) -> TypeError:
-    return TypeError(f"a world is Gaussian, Mixture, Empirical or registered by its owner, got {world!r}")
+def _known(world: World) -> World:
+    if not isinstance(world, World):
+        raise TypeError(f"a world is a Gaussian, a Mixture or an Empirical, got {world!r}")
+    return world
 
 
-class Posterior(NamedTuple):
-    """What z says of the first order: log p(z) in nats, x0_hat = E[x0 | z], score = grad log p(z)."""
-
-    log_prob: jax.Array
-    x0: Sample
-    score: Sample
-
-
-@functools.singledispatch
 def posterior(world: World, z: Sample, p: Point) -> Posterior:
     """log p(z), E[x0 | z], grad log p(z), with p(z) = E[N(z; alpha x0, sigma^2 I)].
 
@@ -148,49 +272,7 @@ def posterior(world: World, z: Sample, p: Point) -> Posterior:
     Raises: TypeError where it is no world; ValueError where z has another shape than its events.
     Theorems: gaussian-denoiser, gmm-denoiser, empirical-denoiser, tweedie-first, stein-identities.
     """
-    raise _unknown(world)
-
-
-@functools.singledispatch
-def marginal(world: World, p: Point) -> World:
-    """The law of z_t = alpha x0 + sigma eps: N(alpha mean, alpha^2 cov + sigma^2 I), and the mixture of such.
-
-    Raises: TypeError where the marginal is no world: that of an empirical one is known by `log_prob` and `score` only.
-    Theorems: gaussian-denoiser.
-    """
-    raise _unknown(world)
-
-
-Moment = Callable[[jax.Array, jax.Array], jax.Array]
-
-
-def _trace(r: jax.Array, rows: jax.Array) -> jax.Array:
-    return _dot(r, jnp.sum(rows * rows, axis=1))
-
-
-def _covariance(r: jax.Array, rows: jax.Array) -> jax.Array:
-    return _dot(rows.T * r[None, :], rows)
-
-
-def _nothing(r: jax.Array, rows: jax.Array) -> jax.Array:
-    return jnp.zeros((), rows.dtype)
-
-
-@functools.singledispatch
-def _second(world: World, z: Sample, p: Point, moment: Moment) -> jax.Array:
-    """Cov(x0 | z) or its trace: moment(r, rows) = sum_k r_k rows_k rows_k^T of centred rows, or r_k |rows_k|^2."""
-    raise _unknown(world)
-
-
-@functools.singledispatch
-def _slopes(world: World, z: Sample, p: Point) -> tuple[jax.Array, jax.Array]:
-    """(tr d x0_hat/dz, tr d eps_hat/dz) = (alpha C/sigma^2, (d - alpha^2 C/sigma^2)/sigma),  C = tr Cov(x0 | z)."""
-    raise _unknown(world)
-
-
-@functools.singledispatch
-def _draw(world: World, key: Key, n: int) -> Sample:
-    raise _unknown(world)
+    return _known(world)._posterior(z, p)
 
 
 def log_prob(world: World, z: Sample, p: Point) -> jax.Array:
@@ -222,7 +304,7 @@ def posterior_cov(world: World, z: Sample, p: Point) -> jax.Array:
 
     Theorems: tweedie-second, gaussian-denoiser, gmm-denoiser, empirical-denoiser.
     """
-    return _second(world, z, p, _covariance)
+    return _known(world)._second(z, p, _covariance)
 
 
 def posterior_trace(world: World, z: Sample, p: Point) -> jax.Array:
@@ -230,7 +312,7 @@ def posterior_trace(world: World, z: Sample, p: Point) -> jax.Array:
 
     Theorems: tweedie-second, fisher-mmse.
     """
-    return _second(world, z, p, _trace)
+    return _known(world)._second(z, p, _trace)
 
 
 def velocity(world: World, z: Sample, p: Point) -> Sample:
@@ -247,7 +329,7 @@ def divergence(world: World, z: Sample, p: Point) -> jax.Array:
 
     Theorems: continuity-equation, instantaneous-change-of-variables.
     """
-    slope_x0, slope_eps = _slopes(world, z, p)
+    slope_x0, slope_eps = _known(world)._slopes(z, p)
     return p.alpha_dot * slope_x0 + p.sigma_dot * slope_eps
 
 
@@ -257,6 +339,21 @@ def denoiser(world: World, schedule: Schedule) -> Denoiser:
     Theorems: gaussian-denoiser, gmm-denoiser, empirical-denoiser.
     """
     return lambda z, t: denoise(world, z, at(schedule, t))
+
+
+def marginal(world: Gaussian | Mixture, p: Point) -> Gaussian | Mixture:
+    """The law of z = alpha x0 + sigma eps: N(alpha mean, alpha^2 cov + sigma^2 I), and the mixture of such.
+
+    Raises: TypeError where the marginal is no world: that of an empirical one is known by `log_prob` and `score` only.
+    Theorems: gaussian-denoiser, gmm-denoiser.
+    """
+    if isinstance(world, Mixture):
+        each = world._each(lambda component: marginal(component, p))
+        return Mixture(world.weights, each.mean, each.cov)
+    if isinstance(world, Gaussian):
+        noise = p.sigma**2 * jnp.eye(len(world.mean), dtype=world.cov.dtype)
+        return Gaussian(p.alpha * world.mean, p.alpha**2 * world.cov + noise)
+    raise TypeError(f"only a Gaussian or a Mixture has marginals that are worlds, got {world!r}")
 
 
 def reverse_kernel(world: World, z: Sample, p: Point, q: Point) -> tuple[Sample, jax.Array]:
@@ -280,7 +377,7 @@ def flow_map(world: Gaussian, z: Sample, p: Point, q: Point) -> Sample:
     """
     if not isinstance(world, Gaussian):
         raise TypeError(f"only a Gaussian world has its flow map in closed form, got {world!r}")
-    start, end = _spectrum(world, z, p), _spectrum(world, z, q)
+    start, end = world._spectrum(z, p), world._spectrum(z, q)
     return q.alpha * world.mean + _dot(start.basis, end.std * start.unit)
 
 
@@ -289,185 +386,13 @@ def draw(key: Key, world: World, n: int) -> Sample:
 
     Raises: TypeError where it is no world.
     """
-    return _draw(world, key, n)
-
-
-# Gaussian: everything is diagonal in the eigenbasis of cov.
-
-
-class _Spectrum(NamedTuple):
-    """cov = Q diag(root^2) Q^T, std = sqrt(alpha^2 root^2 + sigma^2), unit = Q^T (z - alpha mean) / std ~ N(0, I)."""
-
-    basis: jax.Array
-    root: jax.Array
-    std: jax.Array
-    unit: jax.Array
-
-
-def _spectrum(world: Gaussian, z: Sample, p: Point) -> _Spectrum:
-    _require_event(z, jnp.shape(world.mean))
-    variance, basis = jnp.linalg.eigh(world.cov)
-    root = jnp.sqrt(jnp.maximum(variance, 0))
-    std = jnp.hypot(p.alpha * root, p.sigma)
-    return _Spectrum(basis, root, std, _dot(z - p.alpha * world.mean, basis) / std)
-
-
-@posterior.register
-def _(world: Gaussian, z: Sample, p: Point) -> Posterior:
-    basis, root, std, unit = _spectrum(world, z, p)
-    return Posterior(
-        log_prob=-jnp.sum(unit * unit / 2 + jnp.log(std) + math.log(2 * math.pi) / 2),
-        x0=world.mean + _dot(basis, root * (p.alpha * root / std) * unit),
-        score=-_dot(basis, unit / std),
-    )
-
-
-@_slopes.register
-def _(world: Gaussian, z: Sample, p: Point) -> tuple[jax.Array, jax.Array]:
-    _, root, std, _ = _spectrum(world, z, p)
-    return jnp.sum(p.alpha * root / std * (root / std)), jnp.sum(p.sigma / std / std)
-
-
-@_second.register
-def _(world: Gaussian, z: Sample, p: Point, moment: Moment) -> jax.Array:
-    basis, root, std, _ = _spectrum(world, z, p)
-    return moment(jnp.square(root * (p.sigma / std)), basis.T)
-
-
-@marginal.register
-def _(world: Gaussian, p: Point) -> Gaussian:
-    identity = jnp.eye(len(world.mean), dtype=world.cov.dtype)
-    return Gaussian(p.alpha * world.mean, p.alpha**2 * world.cov + p.sigma**2 * identity)
-
-
-@_draw.register
-def _(world: Gaussian, key: Key, n: int) -> Sample:
-    variance, basis = jnp.linalg.eigh(world.cov)
-    unit = jax.random.normal(key, (n, *jnp.shape(world.mean)), world.mean.dtype)
-    return world.mean[None, :] + _dot(unit * jnp.sqrt(jnp.maximum(variance, 0))[None, :], basis.T)
-
-
-# Mixture: responsibilities r_k, and the Gaussian answers of its components.
-
-
-def _components(verb: Callable[..., Any], world: Mixture, z: Sample, p: Point) -> Any:
-    return jax.vmap(lambda mean, cov: verb(Gaussian(mean, cov), z, p))(world.means, world.covs)
-
-
-def _responsible(world: Mixture, z: Sample, p: Point) -> tuple[jax.Array, Posterior, Posterior]:
-    """r_k, what each component says, and what the mixture says."""
-    each = _components(posterior, world, z, p)
-    logits = jnp.log(world.weights) + each.log_prob
-    r = jax.nn.softmax(logits)
-    return r, each, Posterior(jax.nn.logsumexp(logits), _dot(r, each.x0), _dot(r, each.score))
-
-
-@posterior.register
-def _(world: Mixture, z: Sample, p: Point) -> Posterior:
-    return _responsible(world, z, p)[-1]
-
-
-@_slopes.register
-def _(world: Mixture, z: Sample, p: Point) -> tuple[jax.Array, jax.Array]:
-    r, each, known = _responsible(world, z, p)
-    slope_x0, slope_eps = _components(_slopes, world, z, p)
-    d_x0, d_score = each.x0 - known.x0[None, :], each.score - known.score[None, :]  # d r_k / dz = r_k d_score_k
-    return (
-        _dot(r, slope_x0 + jnp.sum(d_x0 * d_score, axis=1)),
-        _dot(r, slope_eps - p.sigma * jnp.sum(d_score * d_score, axis=1)),
-    )
-
-
-@_second.register
-def _(world: Mixture, z: Sample, p: Point, moment: Moment) -> jax.Array:
-    r, each, known = _responsible(world, z, p)
-    within = _components(functools.partial(_second, moment=moment), world, z, p)
-    return jnp.tensordot(r, within, 1, precision="highest") + moment(r, each.x0 - known.x0[None, :])
-
-
-@marginal.register
-def _(world: Mixture, p: Point) -> Mixture:
-    each = jax.vmap(lambda mean, cov: marginal(Gaussian(mean, cov), p))(world.means, world.covs)
-    return Mixture(world.weights, each.mean, each.cov)
-
-
-@_draw.register
-def _(world: Mixture, key: Key, n: int) -> Sample:
     which, within = jax.random.split(key)
-    k = jax.random.categorical(which, jnp.log(world.weights), shape=(n,))
-    each = lambda key, mean, cov: draw(key, Gaussian(mean, cov), 1)[0]  # noqa: E731
-    return jax.vmap(each)(jax.random.split(within, n), world.means[k], world.covs[k])
-
-
-# Empirical: one pass over blocks of points, each summarised, the summaries merged.
-
-
-class _Summary(NamedTuple):
-    """Of some points: min |z - alpha x|^2, log sum e^{-excess over it / 2 sigma^2}, weighted mean, centred moment."""
-
-    nearest: jax.Array
-    log_mass: jax.Array
-    mean: jax.Array
-    moment: jax.Array
-
-
-@functools.partial(jax.jit, static_argnames=("moment",))
-def _summary(world: Empirical, z: Sample, p: Point, moment: Moment) -> _Summary:
-    """Distances are of centred differences: their rounding is relative to the distance itself, however small sigma is.
-
-    |z|^2 - 2 alpha z.x + alpha^2 |x|^2 would err by 1e-7 |x|^2 in float32, more than sigma^2 from log-SNR 16 on.
-    """
-    points, event = world.points, jnp.shape(world.points)[1:]
-    _require_event(z, event)
-    flat, n = z.reshape(1, -1), len(points)
-    block = min(n, world.block or max(1, 2**20 // math.prod(event)))
-    scale = jnp.maximum(2 * p.sigma**2, jnp.finfo(z.dtype).tiny)  # at sigma = 0 the nearest point takes all
-
-    def summarise(rows: jax.Array) -> _Summary:
-        rows = rows.reshape(len(rows), -1)
-        energy = jnp.sum(jnp.square(flat - p.alpha * rows), axis=1)
-        nearest = jax.lax.stop_gradient(jnp.min(energy))
-        logits = (nearest - energy) / scale
-        log_mass = jax.nn.logsumexp(logits)
-        r = jnp.exp(logits - log_mass)
-        mean = _dot(r, rows)
-        return _Summary(nearest, log_mass, mean, moment(r, rows - mean[None, :]))
-
-    def merge(a: _Summary, b: _Summary) -> _Summary:
-        nearest = jnp.minimum(a.nearest, b.nearest)
-        mass_a, mass_b = a.log_mass + (nearest - a.nearest) / scale, b.log_mass + (nearest - b.nearest) / scale
-        log_mass = jnp.logaddexp(mass_a, mass_b)
-        r_a, r_b = jnp.exp(mass_a - log_mass), jnp.exp(mass_b - log_mass)
-        between = moment((r_a * r_b)[None], (b.mean - a.mean)[None, :])
-        return _Summary(nearest, log_mass, r_a * a.mean + r_b * b.mean, r_a * a.moment + r_b * b.moment + between)
-
-    @jax.checkpoint
-    def step(summary: _Summary, i: jax.Array) -> tuple[_Summary, None]:
-        return merge(summary, summarise(jax.lax.dynamic_slice_in_dim(points, i * block, block))), None
-
-    summary, _ = jax.lax.scan(step, summarise(points[:block]), jnp.arange(1, n // block))
-    return merge(summary, summarise(points[n - n % block :])) if n % block else summary
-
-
-@posterior.register
-def _(world: Empirical, z: Sample, p: Point) -> Posterior:
-    nearest, log_mass, mean, _ = _summary(world, z, p, _nothing)
-    x0 = mean.reshape(z.shape)
-    normaliser = z.size * (jnp.log(p.sigma) + math.log(2 * math.pi) / 2) + math.log(len(world.points))
-    return Posterior(log_mass - nearest / p.sigma**2 / 2 - normaliser, x0, (p.alpha * x0 - z) / p.sigma**2)
-
-
-@_slopes.register
-def _(world: Empirical, z: Sample, p: Point) -> tuple[jax.Array, jax.Array]:
-    slope_x0 = p.alpha * (posterior_trace(world, z, p) / p.sigma**2)
-    return slope_x0, (z.size - p.alpha * slope_x0) / p.sigma
-
-
-@_second.register
-def _(world: Empirical, z: Sample, p: Point, moment: Moment) -> jax.Array:
-    return _summary(world, z, p, moment).moment
-
-
-@_draw.register
-def _(world: Empirical, key: Key, n: int) -> Sample:
-    return world.points[jax.random.randint(key, (n,), 0, len(world.points))]
+    if isinstance(_known(world), Empirical):
+        return world.points[jax.random.randint(which, (n,), 0, len(world.points))]
+    if isinstance(world, Mixture):
+        k = jax.random.categorical(which, jnp.log(world.weights), shape=(n,))
+        one = jax.vmap(lambda key, mean, cov: draw(key, Gaussian(mean, cov), 1)[0])
+        return one(jax.random.split(within, n), world.means[k], world.covs[k])
+    variance, basis = jnp.linalg.eigh(world.cov)
+    unit = jax.random.normal(within, (n, len(world.mean)), world.mean.dtype)
+    return world.mean[None, :] + _dot(unit * jnp.sqrt(jnp.maximum(variance, 0))[None, :], basis.T)
