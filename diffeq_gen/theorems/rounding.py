@@ -81,7 +81,7 @@ def residual(f: Callable) -> Callable:
 
 def primitives() -> frozenset[str]:
     """The names of the jaxpr primitives that have a rule."""
-    return frozenset({*UNARY, *BINARY, *ARRAYS, *LINEAR, *CALLS, *LOOPS})
+    return frozenset({*UNARY, *BINARY, *ARRAYS, *LINEAR, *CALLS, *LOOPS, "call_hi_primitive", "integer_pow"})
 
 
 # --- the sides of a residual -------------------------------------------------------------------------------------------------
@@ -166,6 +166,8 @@ def apply(eqn: core.JaxprEqn, balls: list[Ball]) -> list[Ball]:
     if name in CALLS:
         inner = next(params[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if key in params)
         return interpret(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), balls)
+    if name == "call_hi_primitive":
+        return interpret_high(params["_prim"], balls)
     if name in LOOPS:
         return LOOPS[name](balls, **params)
     out = eqn.primitive.bind(*(b.value for b in balls), **params)
@@ -189,6 +191,16 @@ def apply(eqn: core.JaxprEqn, balls: list[Ball]) -> list[Ball]:
     raise NotImplementedError(f"no rounding rule for the primitive {name!r}")
 
 
+def interpret_high(primitive: Any, balls: list[Ball]) -> list[Ball]:
+    """jax 0.12's high-level primitives say themselves what they expand to."""
+
+    def expand(*flat: jax.Array) -> list[jax.Array]:
+        return jax.tree.leaves(primitive.expand(*jax.tree.unflatten(primitive.in_tree, flat)))
+
+    closed = jax.make_jaxpr(expand)(*(b.value for b in balls))
+    return interpret(closed.jaxpr, closed.consts, balls)
+
+
 def integer_power(y: jax.Array, x: Ball, n: int) -> jax.Array:
     """(|x| + e)^n - |x|^n <= n e (|x| + e)^(n - 1), and |n| u |x|^n for the multiplications; 1 / x^|n| through div."""
     if n < 0:
@@ -206,7 +218,7 @@ def integer_power(y: jax.Array, x: Ball, n: int) -> jax.Array:
 # --- calls and loops -------------------------------------------------------------------------------------------------------
 
 CALLS = frozenset(
-    "jit pjit closed_call core_call remat remat2 checkpoint custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr".split()
+    "jit pjit call closed_call core_call eval_jaxpr composite remat remat2 checkpoint custom_jvp_call custom_vjp_call".split()
 )
 
 
@@ -230,17 +242,27 @@ def arrays(balls: Sequence[Ball]) -> list[Ball]:
     return [Ball(jnp.asarray(b.value), None if b.radius is None else jnp.broadcast_to(b.radius, np.shape(b.value))) for b in balls]
 
 
-def scan(balls: list[Ball], *, jaxpr: core.ClosedJaxpr, num_consts: int, num_carry: int, length: int, reverse: bool, **params: Any) -> list[Ball]:
+def operands(balls: list[Ball], params: dict[str, Any]) -> tuple[list[Ball], list[Ball], list[Ball]]:
+    """Constants, carry and slices of a scan: two counts until jax 0.10, a tree of three from 0.12."""
+    if "num_consts" in params:
+        first, last = params["num_consts"], params["num_consts"] + params["num_carry"]
+    else:
+        consts, carry, _ = (list(part) for part in params["ft_in"].update(range(len(balls))).unpack())
+        first, last = len(consts), len(consts) + len(carry)
+    return balls[:first], arrays(balls[first:last]), arrays(balls[last:])
+
+
+def scan(balls: list[Ball], *, jaxpr: core.ClosedJaxpr, length: int, reverse: bool, **params: Any) -> list[Ball]:
     """The scan of the interpreted body: every carry travels with its radius."""
-    consts, carry, xs = balls[:num_consts], arrays(balls[num_consts : num_consts + num_carry]), arrays(balls[num_consts + num_carry :])
+    consts, carry, xs = operands(balls, params)
 
     def body(carry: list[Ball], x: list[Ball]) -> tuple[list[Ball], list[Ball]]:
         outs = interpret(jaxpr.jaxpr, jaxpr.consts, [*consts, *carry, *x])
-        return solid(outs[:num_carry], carry), outs[num_carry:]
+        return solid(outs[: len(carry)], carry), outs[len(carry) :]
 
     def free(carry: list[Ball]) -> list[Ball]:
         first = [jax.tree.map(lambda a: jnp.zeros(a.shape[1:], a.dtype) if not is_key(a) else a[0], b) for b in xs]
-        return interpret(jaxpr.jaxpr, jaxpr.consts, [*consts, *carry, *first])[:num_carry]
+        return interpret(jaxpr.jaxpr, jaxpr.consts, [*consts, *carry, *first])[: len(carry)]
 
     carry, ys = lax.scan(body, settled_carry(free, carry), xs, length=length, reverse=reverse)
     return [*carry, *ys]

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .rounding_rules import Ball, is_float, larger, overlap, radius_of, smaller, tiny, unit
+from .rounding_rules import Ball, add, is_float, larger, mul, overlap, radius_of, smaller, tiny, unit
 
 __all__ = ["ARRAYS"]
 
@@ -193,10 +193,13 @@ def reduce_sum(primitive: Any, ys: Sequence[jax.Array], x: Ball, *, axes: Sequen
 
 
 def product(total: Callable, n: int, y: jax.Array, x: Ball) -> jax.Array:
-    """prod(|x| + e) (1 + 2 n u) - prod |x|."""
+    """prod(|x| + e) (1 + 2 n u) - prod |x|; no claim where a partial product may underflow."""
     size = total(jnp.abs(x.value))
     grown = size if x.radius is None else total(jnp.abs(x.value) + x.radius)
     spread = jnp.maximum(grown - size, 0.0)
+    nonzero = total(jnp.where(jnp.abs(x.value) + radius_of(x) == 0, 0.0, 1.0).astype(y.dtype)) > 0
+    least = total(jnp.minimum(jnp.abs(x.value), 1.0))
+    spread = jnp.where(nonzero & (least < 4 * tiny(y)), jnp.inf, spread)
     return finite(y, spread + 2 * n * (unit(y) * grown + jnp.where(grown == 0, 0.0, tiny(y)) + tiny(y)))
 
 
@@ -293,6 +296,25 @@ def sort(primitive: Any, ys: Sequence[jax.Array], *balls: Ball, dimension: int, 
     return radii
 
 
+def top(primitive: Any, ys: Sequence[jax.Array], x: Ball, *, axis: int = -1, **params: Any) -> Sequence:
+    """The k largest and their places: Lipschitz values; places undecided as soon as anything is inexact nearby."""
+    if x.radius is None:
+        return [None, None]
+    widest = jnp.max(x.radius, axis, keepdims=True)
+    return [jnp.broadcast_to(widest, ys[0].shape), jnp.broadcast_to(widest > 0, ys[1].shape)]
+
+
+def horner(primitive: Any, ys: Sequence[jax.Array], x: Ball, *coefficients: Ball, **params: Any) -> Sequence:
+    """c_0 + x (c_1 + x (c_2 + ...)), step by step.  Higham 2002, section 5.1."""
+    sum_so_far = Ball(jnp.broadcast_to(coefficients[-1].value, ys[0].shape), coefficients[-1].radius)
+    for c in coefficients[-2::-1]:
+        value = sum_so_far.value * x.value
+        product = Ball(value, mul(value, sum_so_far, x))
+        value = value + c.value
+        sum_so_far = Ball(value, add(value, product, c))
+    return [sum_so_far.radius]
+
+
 # --- products of arrays -----------------------------------------------------------------------------------------------------
 
 
@@ -351,12 +373,12 @@ def scatter_add(primitive: Any, ys: Sequence[jax.Array], x: Ball, index: Ball, u
 
 
 MOVES = (
-    "broadcast_in_dim concatenate copy copy_p device_put expand_dims optimization_barrier pad reshape reshard rev slice split "
-    "squeeze stop_gradient transpose"
+    "broadcast_in_dim concatenate copy device_put name optimization_barrier pad reshape rev slice split squeeze stack "
+    "stop_gradient tile transpose unstack"
 )
 COMPARISONS = "eq eq_to ge gt le le_to lt lt_to ne"
 INTEGERS = (
-    "and clz not or population_count shift_left shift_right_arithmetic shift_right_logical xor argsort bitcast_convert_type "
+    "and bitcast_convert_type clz mulhi not or population_count shift_left shift_right_arithmetic shift_right_logical xor "
     "random_bits random_fold_in random_seed random_split random_unwrap random_wrap threefry2x32 iota platform_index"
 )
 
@@ -369,6 +391,7 @@ ARRAYS: dict[str, Rule] = {
     "gather": take,
     "scatter": scatter,
     "scatter-add": scatter_add,
+    "scatter-sub": scatter_add,
     "convert_element_type": convert,
     "floor": steps,
     "ceil": steps,
@@ -395,6 +418,8 @@ ARRAYS: dict[str, Rule] = {
     "cummin": cumulative("extreme"),
     "cumlogsumexp": cumulative("logsumexp"),
     "sort": sort,
+    "top_k": top,
+    "polynomial": horner,
     "dot_general": bilinear(contracted),
     "conv_general_dilated": bilinear(window),
 }

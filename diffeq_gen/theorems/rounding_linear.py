@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from .rounding_arrays import finite
-from .rounding_rules import Ball, radius_of, unit
+from .rounding_rules import Ball, radius_of, tiny, unit
 
 __all__ = ["LINEAR", "linear_solve"]
 
@@ -49,11 +49,6 @@ def inverse(t: jax.Array, *, lower: bool, unit_diagonal: bool = False) -> jax.Ar
     return jnp.abs(lax.linalg.triangular_solve(t, eye_like(t), left_side=True, lower=lower, unit_diagonal=unit_diagonal))
 
 
-def clean(x: jax.Array, y: jax.Array) -> jax.Array:
-    """A bound times nothing is nothing: 0 where y is a structural zero."""
-    return jnp.where(y == 0, 0.0, x)
-
-
 def cholesky(primitive: Any, ys: Sequence[jax.Array], a: Ball, **params: Any) -> Sequence:
     """|dL| <= |L| Phi(|L^-1| |dA| |L^-T|)."""
     (y,) = ys
@@ -63,7 +58,7 @@ def cholesky(primitive: Any, ys: Sequence[jax.Array], a: Ball, **params: Any) ->
     back = inverse(jnp.tril(y), lower=True)
     g = back @ jnp.maximum(da, turn(da)) @ turn(back)
     half = jnp.tril(g) * (1 - 0.5 * jnp.eye(n, dtype=y.dtype))
-    bound = finite(y, low @ half * room(2 * norm(g)))
+    bound = finite(y, low @ half * room(2 * norm(g)) + tiny(y))
     return [jnp.where(jnp.tri(n, dtype=bool), bound, jnp.where(y == 0, 0.0, bound))]
 
 
@@ -77,7 +72,7 @@ def lu(primitive: Any, ys: Sequence[jax.Array], a: Ball, **params: Any) -> Seque
     da = n * unit(y) * jnp.abs(low) @ jnp.abs(up) + jnp.take_along_axis(radius_of(a), permutation[..., None], -2)
     g = inverse(low, lower=True, unit_diagonal=True) @ da @ inverse(up, lower=False)
     bound = jnp.abs(low) @ jnp.tril(g, -1) + jnp.triu(g) @ jnp.abs(up)
-    return [finite(y, bound * room(2 * norm(g))), None, None]
+    return [finite(y, bound * room(2 * norm(g)) + tiny(y)), None, None]
 
 
 def triangular_solve(primitive: Any, ys: Sequence[jax.Array], a: Ball, b: Ball, **params: Any) -> Sequence:
@@ -93,7 +88,7 @@ def triangular_solve(primitive: Any, ys: Sequence[jax.Array], a: Ball, b: Ball, 
     x, db = (jnp.abs(y), radius_of(b)) if left else (turn(jnp.abs(y)), turn(radius_of(b)))
     dt = dt + (t.shape[-1] + 1) * unit(y) * t
     kappa = jnp.max(jnp.sum(back @ dt, -1, keepdims=True), -2, keepdims=True)
-    bound = back @ (dt @ x + db) * room(kappa)
+    bound = back @ (dt @ x + db) * room(kappa) + tiny(y)
     return [finite(y, bound if left else turn(bound))]
 
 
@@ -122,7 +117,7 @@ def linear_solve(x: jax.Array, b: Ball, matvec: Callable[[Ball], Ball], solve: C
     defect = jnp.abs(images.value - basis) + radius_of(images)
     kappa = jnp.max(jnp.sum(defect.reshape((x.size, x.size)), 0))
     bound = jnp.abs(columns).reshape((x.size, x.size)).T @ gap.reshape(x.size)
-    return finite(x, bound.reshape(x.shape) * room(kappa))
+    return finite(x, bound.reshape(x.shape) * room(kappa) + tiny(x))
 
 
 LINEAR: dict[str, Callable] = {"cholesky": cholesky, "lu": lu, "triangular_solve": triangular_solve, "eigh": eigh}

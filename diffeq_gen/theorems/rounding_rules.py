@@ -65,12 +65,16 @@ def local(y: jax.Array, ulps: float | jax.Array = 1.0) -> jax.Array:
 
 
 def settle(y: jax.Array, radius: jax.Array, balls: tuple[Ball, ...], pole: jax.Array | bool = False) -> jax.Array:
-    """The radius as a number: nan means inf; a result that is infinite because an exact operand says so has radius 0."""
+    """The radius as a number: nan means inf; a result that is infinite because an exact operand says so has radius 0.
+
+    A radius is itself computed with flushed subnormals, so an inexact operand leaves at least the smallest normal number.
+    """
     truth = jnp.asarray(pole)
     known = jnp.asarray(True)
     for ball in balls:
         truth = truth | jnp.isinf(ball.value)
         known = known if ball.radius is None else known & jnp.isfinite(ball.radius)
+        radius = radius if ball.radius is None else jnp.where(ball.radius > 0, jnp.maximum(radius, tiny(y)), radius)
     radius = jnp.where(jnp.isnan(radius) | jnp.isnan(y), jnp.inf, radius * (1 + 32 * unit(y)))
     radius = jnp.where(jnp.isinf(y), jnp.where(truth & known, 0.0, jnp.inf), radius)
     return jnp.broadcast_to(radius.astype(y.dtype), y.shape)
@@ -178,13 +182,14 @@ UNARY: dict[str, Unary] = {
     "exp2": Unary(exp2_amplification, lambda x, y: 2.5 + jnp.abs(x)),
     "expm1": Unary(lambda x, y, e: jnp.where(e < 1, (y + 1) * grow(e), jnp.exp(x + e)), few(9.0)),
     "log": Unary(lambda x, y, e: ratio(e, x - e), few(4.0), lambda x: x == 0),
+    "log2": Unary(lambda x, y, e: 1.4427 * ratio(e, x - e), few(6.0), lambda x: x == 0),
     "log1p": Unary(lambda x, y, e: ratio(e, 1 + x - e), log1p_ulps, lambda x: x == -1),
     "sin": Unary(lambda x, y, e: jnp.minimum(e, 2.0), few(2.5)),
     "cos": Unary(lambda x, y, e: jnp.minimum(e, 2.0), few(2.5)),
     "tan": Unary(tan_amplification, few(3.0)),
     "asin": Unary(asin_amplification, few(5.0)),
     "acos": Unary(asin_amplification, few(5.0)),
-    "atan": Unary(lambda x, y, e: jnp.minimum(e / (1 + below(x, e) ** 2), 4.0), few(3.0)),
+    "atan": Unary(lambda x, y, e: jnp.minimum(e / (1 + below(x, e) ** 2), 4.0), few(5.0)),
     "sinh": Unary(cosh_amplification, lambda x, y: 5 + jnp.abs(x)),
     "cosh": Unary(cosh_amplification, lambda x, y: 5 + jnp.abs(x)),
     "tanh": Unary(tanh_amplification, few(14.0)),
@@ -208,6 +213,7 @@ UNARY: dict[str, Unary] = {
         lambda x, y, e: jnp.where(3 * e < jnp.abs(x), jnp.abs(y) * ratio(e, 3 * (jnp.abs(x) - e)), 1.5875 * jnp.cbrt(e)), few(9.0)
     ),
     "square": Unary(lambda x, y, e: (2 * jnp.abs(x) + e) * e, few(1.0)),
+    "one_minus_square": Unary(lambda x, y, e: (2 * jnp.abs(x) + e) * e, few(4.0)),
     "lgamma": Unary(lgamma_amplification, absolute(lambda x, y: 40 * (1 + jnp.abs(x * jnp.log(x)) + jnp.abs(jnp.log(x))))),
     "digamma": Unary(
         lambda x, y, e: ratio(e, x - e) * (1 + ratio(jnp.ones_like(x), x - e)),
@@ -267,7 +273,8 @@ def mul(y: jax.Array, a: Ball, b: Ball) -> jax.Array:
     if a.radius is None and b.radius is None:
         return settle(y, radius, (a, b))
     lost = total(*(jnp.where(jnp.isinf(p.value) & (radius_of(q) >= jnp.abs(q.value)), jnp.inf, 0.0) for p, q in ((a, b), (b, a))))
-    return settle(y, jnp.where(jnp.isinf(y), 0.0, radius) + lost, (a, b, Ball(jnp.zeros_like(y), lost)))
+    radius = settle(y, jnp.where(jnp.isinf(y), 0.0, radius) + lost, (a, b, Ball(jnp.zeros_like(y), lost)))
+    return jnp.where(((x == 0) & (radius_of(a) == 0)) | ((z == 0) & (radius_of(b) == 0)), jnp.where(y == 0, 0.0, radius), radius)
 
 
 def div(y: jax.Array, a: Ball, b: Ball) -> jax.Array:
@@ -316,7 +323,8 @@ def atan2(y: jax.Array, a: Ball, b: Ball) -> jax.Array:
     """(|a| e_b + |b| e_a + 2 e_a e_b) / r^2 with r the nearest distance to the origin; 2 pi across the branch cut."""
     x, e, z, f = jnp.abs(a.value), radius_of(a), jnp.abs(b.value), radius_of(b)
     near = jnp.maximum(x - e, z - f)
-    turn = jnp.where(near > 0, (x * f + z * e + 2 * e * f) / jnp.where(near > 0, near, 1.0) ** 2, 7.0)
+    r = jnp.where(near > 0, near, 1.0)
+    turn = jnp.where(near > 0, (x / r * f + z / r * e + 2 * e * (f / r)) / r, 7.0)
     cut = (b.value - f < 0) & (x <= e) & (e > 0)
     radius = jnp.where((e == 0) & (f == 0), 0.0, jnp.where(cut, 7.0, jnp.minimum(turn, 7.0)))
     return settle(y, radius + local(y, 4.0), (a, b))
