@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import checkify
 
 __all__ = [
@@ -114,7 +115,7 @@ def require(holds: Callable[..., Any], message: str, **values: Any) -> None:
     Raises: ValueError.
     """
     if all(concrete(leaf) for value in values.values() for leaf in jax.tree.leaves(value)):
-        if not holds(*values.values()):
+        if not np.all(holds(*values.values())):
             got = ", ".join(f"{name}={_literal(value)}" for name, value in values.items())
             raise ValueError(f"{message}, got {got}")
     elif _under_jit.get():

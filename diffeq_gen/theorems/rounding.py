@@ -1,27 +1,33 @@
 """The rounding judge: a computed value, and beside it a bound on what rounding did to it.
 
-    |fl(f)(x) - f(x)| <= bound(x),  f(x) in real arithmetic on the same floats       Wilkinson 1963; Higham 2002, section 3.3
+    |fl(f)(x) - f(x)| <= bound(x),  f(x) in real arithmetic on the same floats
 
-The function is traced once; its jaxpr is interpreted on pairs (value, radius): half an ulp for every operation, a few for
-an elementary function, and the radii of the operands carried through each operation's largest slope.  Comparisons that the
-radii leave undecided take the union of both branches.  So an identity is judged without a tolerance chosen by hand.
-The tables are `rounding_rules` (one and two arguments), `rounding_arrays` and `rounding_linear`.
+Running error analysis: Wilkinson 1963; Higham 2002, section 3.3.  The function is traced once and its jaxpr interpreted
+on pairs (value, radius): half an ulp for every operation, a few for an elementary function, and the radii of the operands
+carried through each operation's largest slope.  Comparisons that the radii leave undecided take the union of both
+branches.  So an identity is judged without a tolerance chosen by hand.  The tables of rules are `rounding_rules` (one and
+two arguments), `rounding_arrays`, `rounding_sums` and `rounding_linear`.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.extend import core
 
-from .rounding_arrays import ARRAYS
-from .rounding_linear import LINEAR, linear_solve
-from .rounding_rules import BINARY, UNARY, Ball, is_float, mul, radius_of, settle, tiny, unary, unit
+from diffeq_gen.theorems.either import apply as apply_primitive
+from diffeq_gen.theorems.either import either as jnp
+from diffeq_gen.theorems.rounding_arrays import ARRAYS
+from diffeq_gen.theorems.rounding_linear import LINEAR, linear_solve
+from diffeq_gen.theorems.rounding_rules import BINARY, UNARY, Ball, is_float, radius_of, settle, tiny, unary, unit
 
 __all__ = ["Residual", "bounded", "primitives", "residual"]
+
+
+TABLE = {**ARRAYS, **SUMS, **LINEAR}
 
 
 class Residual(NamedTuple):
@@ -35,9 +41,9 @@ class Residual(NamedTuple):
 def bounded(f: Callable) -> Callable:
     """bounded(f)(*args) = (f(*args), bound), |f(*args) - exact| <= bound.  Wilkinson 1963; Higham 2002, section 3.3.
 
-    The bound has the structure of f's result: floats (0 or inf for integers and booleans).  It is inf where nothing can be
-    claimed, and never nan.  Composes with jit and vmap.  The arguments are exact; a constant in the code of f with a long
-    significand (pi, 0.1) is taken to be rounded.  Raises NotImplementedError for a primitive that has no rule.
+    The bound has the structure of f's result: floats (0 or inf for integers and booleans).  It is inf where nothing can
+    be claimed, and never nan.  Composes with jit and vmap.  The arguments are exact; a constant in the code of f with a
+    long significand (pi, 0.1) is taken to be rounded.  Raises NotImplementedError for a primitive that has no rule.
     """
 
     def judged(*args: Any) -> tuple[Any, Any]:
@@ -45,7 +51,8 @@ def bounded(f: Callable) -> Callable:
         closed, shapes = jax.make_jaxpr(lambda *flat: f(*jax.tree.unflatten(tree, flat)), return_shape=True)(*leaves)
         outs = interpret(closed.jaxpr, closed.consts, [given(jnp.asarray(leaf)) for leaf in leaves])
         result = jax.tree.structure(shapes)
-        return jax.tree.unflatten(result, [b.value for b in outs]), jax.tree.unflatten(result, [as_float(b) for b in outs])
+        value = jax.tree.unflatten(result, [b.value for b in outs])
+        return value, jax.tree.unflatten(result, [as_float(b) for b in outs])
 
     return judged
 
@@ -62,15 +69,17 @@ def residual(f: Callable) -> Callable:
     def judged(*args: Any) -> Residual:
         value, bound = judge(*args)
         if not isinstance(value, tuple) or len(value) not in (2, 3):
-            raise ValueError(f"sides must return (left, right) or (left, right, truncation), got {jax.tree.structure(value)}")
+            got = jax.tree.structure(value)
+            raise ValueError(f"sides must return (left, right) or (left, right, truncation), got {got}")
         same_structure(value[0], value[1])
         sides = [jax.tree.leaves(side) for side in (*value[:2], *bound[:2])]
         extra = [None] * len(sides[0]) if len(value) == 2 else truncations(value[0], value[2], bound[2])
         gaps = [compare(*leaf, more) for *leaf, more in zip(*sides, extra, strict=True) if leaf[0].size]
         if not gaps:
             return Residual(*(jnp.zeros(()) for _ in range(3)))
-        dtype = jnp.result_type(*(jnp.dtype(g.residual.dtype) for g in gaps)) if len({g.residual.dtype for g in gaps}) == 1 else jnp.float64
-        flat = Residual(*(jnp.concatenate([jnp.ravel(part).astype(dtype) for part in parts]) for parts in zip(*gaps, strict=True)))
+        dtype = functools.reduce(jnp.promote_types, (g.residual.dtype for g in gaps))
+        columns = zip(*gaps, strict=True)
+        flat = Residual(*(jnp.concatenate([jnp.ravel(part).astype(dtype) for part in parts]) for parts in columns))
         ratio = jnp.where(flat.residual == 0, 0.0, flat.residual / jnp.where(flat.bound > 0, flat.bound, 0.0))
         ratio = jnp.where(jnp.isinf(flat.bound), -1 / (1 + flat.scale), ratio)
         worst = jnp.argmax(ratio)
@@ -81,20 +90,22 @@ def residual(f: Callable) -> Callable:
 
 def primitives() -> frozenset[str]:
     """The names of the jaxpr primitives that have a rule."""
-    return frozenset({*UNARY, *BINARY, *ARRAYS, *LINEAR, *CALLS, *LOOPS, "call_hi_primitive", "integer_pow"})
+    return frozenset({*UNARY, *BINARY, *TABLE, *CALLS, *LOOPS, "call_hi_primitive", "integer_pow"})
 
 
-# --- the sides of a residual -------------------------------------------------------------------------------------------------
+# --- the sides of a residual ---------------------------------------------------------------------------------------
 
 
 def same_structure(left: Any, right: Any) -> None:
     """ValueError naming the first place where the two sides are not of one shape."""
     if jax.tree.structure(left) != jax.tree.structure(right):
-        raise ValueError(f"left and right must have one structure, got {jax.tree.structure(left)} and {jax.tree.structure(right)}")
+        got = f"{jax.tree.structure(left)} and {jax.tree.structure(right)}"
+        raise ValueError(f"left and right must have one structure, got {got}")
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(left), jax.tree.leaves(right), strict=True):
         if jnp.shape(a) != jnp.shape(b):
             where = jax.tree_util.keystr(path)
-            raise ValueError(f"left and right must have one shape, got left{where} {jnp.shape(a)} and right{where} {jnp.shape(b)}")
+            got = f"left{where} {jnp.shape(a)} and right{where} {jnp.shape(b)}"
+            raise ValueError(f"left and right must have one shape, got {got}")
 
 
 def truncations(left: Any, truncation: Any, bound: Any) -> list[jax.Array]:
@@ -114,10 +125,11 @@ def compare(a: jax.Array, b: jax.Array, da: jax.Array, db: jax.Array, more: jax.
     gap = jnp.where(a == b, 0.0, jnp.abs(a - b))
     bound = da + db + unit(gap) * gap + (0.0 if more is None else more.astype(dtype))
     broken = jnp.isnan(gap)
-    return Residual(jnp.where(broken, jnp.inf, gap), jnp.where(broken, 0.0, bound), jnp.where(broken, jnp.inf, jnp.abs(a) + jnp.abs(b)))
+    scale = jnp.where(broken, jnp.inf, jnp.abs(a) + jnp.abs(b))
+    return Residual(jnp.where(broken, jnp.inf, gap), jnp.where(broken, 0.0, bound), scale)
 
 
-# --- the interpreter -----------------------------------------------------------------------------------------------------
+# --- the interpreter -----------------------------------------------------------------------------------------------
 
 
 def given(x: jax.Array) -> Ball:
@@ -129,7 +141,7 @@ def given(x: jax.Array) -> Ball:
 
 
 def literal(value: Any, aval: Any) -> Ball:
-    """A constant of the code: exact when its significand is short (0.5, 3, 1e4), else rounded by half an ulp (pi, 0.1)."""
+    """A constant of the code: exact when its significand is short (0.5, 3), else rounded by half an ulp (pi, 0.1)."""
     x = np.asarray(value, aval.dtype)
     if not jnp.issubdtype(x.dtype, jnp.floating) or x.ndim or not np.isfinite(x) or x == 0:
         return Ball(x)
@@ -170,7 +182,7 @@ def apply(eqn: core.JaxprEqn, balls: list[Ball]) -> list[Ball]:
         return interpret_high(params["_prim"], balls)
     if name in LOOPS:
         return LOOPS[name](balls, **params)
-    out = eqn.primitive.bind(*(b.value for b in balls), **params)
+    out = apply_primitive(eqn.primitive, *(b.value for b in balls), **params)
     ys = list(out) if eqn.primitive.multiple_results else [out]
     discrete = not any(is_float(y) for y in ys)
     if discrete and all(b.radius is None for b in balls):
@@ -185,8 +197,8 @@ def apply(eqn: core.JaxprEqn, balls: list[Ball]) -> list[Ball]:
         return [Ball(ys[0], BINARY[name](ys[0], *balls))]
     if name == "integer_pow":
         return [Ball(ys[0], integer_power(ys[0], balls[0], params["y"]))]
-    if name in ARRAYS or name in LINEAR:
-        rule = ARRAYS.get(name) or LINEAR[name]
+    if name in TABLE:
+        rule = TABLE[name]
         return [Ball(y, radius) for y, radius in zip(ys, rule(eqn.primitive, ys, *balls, **params), strict=True)]
     raise NotImplementedError(f"no rounding rule for the primitive {name!r}")
 
@@ -215,10 +227,11 @@ def integer_power(y: jax.Array, x: Ball, n: int) -> jax.Array:
     return settle(y, spread + own, (x,))
 
 
-# --- calls and loops -------------------------------------------------------------------------------------------------------
+# --- calls and loops -----------------------------------------------------------------------------------------------
 
 CALLS = frozenset(
-    "jit pjit call closed_call core_call eval_jaxpr composite remat remat2 checkpoint custom_jvp_call custom_vjp_call".split()
+    "call checkpoint closed_call composite core_call custom_jvp_call custom_vjp_call eval_jaxpr jit pjit remat "
+    "remat2".split()
 )
 
 
@@ -239,7 +252,8 @@ def settled_carry(body: Callable, carry: list[Ball]) -> list[Ball]:
 
 def arrays(balls: Sequence[Ball]) -> list[Ball]:
     """Literals as arrays of a definite type."""
-    return [Ball(jnp.asarray(b.value), None if b.radius is None else jnp.broadcast_to(b.radius, np.shape(b.value))) for b in balls]
+    radii = [None if b.radius is None else jnp.broadcast_to(b.radius, np.shape(b.value)) for b in balls]
+    return [Ball(jnp.asarray(b.value), radius) for b, radius in zip(balls, radii, strict=True)]
 
 
 def operands(balls: list[Ball], params: dict[str, Any]) -> tuple[list[Ball], list[Ball], list[Ball]]:
@@ -273,10 +287,9 @@ def is_key(x: jax.Array) -> bool:
     return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
-def while_loop(
-    balls: list[Ball], *, cond_jaxpr: core.ClosedJaxpr, body_jaxpr: core.ClosedJaxpr, cond_nconsts: int, body_nconsts: int, **params: Any
-) -> list[Ball]:
+def while_loop(balls: list[Ball], *, cond_jaxpr: Any, body_jaxpr: Any, **params: Any) -> list[Ball]:
     """The loop of the interpreted body; the number of turns follows the computed values."""
+    cond_nconsts, body_nconsts = params["cond_nconsts"], params["body_nconsts"]
     tests, consts = balls[:cond_nconsts], balls[cond_nconsts : cond_nconsts + body_nconsts]
 
     def body(carry: list[Ball]) -> list[Ball]:
@@ -307,7 +320,8 @@ def cond(balls: list[Ball], *, branches: Sequence[core.ClosedJaxpr], **params: A
     outs = [full(run) for run in runs]
     which = Ball(jnp.clip(index.value, 0, len(branches) - 1), index.radius)
     select = [lax.select_n(which.value, *(out[i].value for out in outs)) for i in range(len(exact))]
-    return [Ball(y, ARRAYS["select_n"](lax.select_n_p, [y], which, *(out[i] for out in outs))[0]) for i, y in enumerate(select)]
+    choose = ARRAYS["select_n"]
+    return [Ball(y, choose(lax.select_n_p, [y], which, *(out[i] for out in outs))[0]) for i, y in enumerate(select)]
 
 
 def solve(balls: list[Ball], *, const_lengths: Any, jaxprs: Any, **params: Any) -> list[Ball]:
@@ -317,7 +331,7 @@ def solve(balls: list[Ball], *, const_lengths: Any, jaxprs: Any, **params: Any) 
     matvec_consts, solve_consts = balls[: ends[0]], balls[ends[1] : ends[2]]
     b = balls[sum(const_lengths) :]
     if len(b) != 1:
-        raise NotImplementedError("no rounding rule for the primitive 'custom_linear_solve' of several right-hand sides")
+        raise NotImplementedError("no rounding rule for the primitive 'custom_linear_solve' with several right sides")
     call = jax.extend.core.jaxpr_as_fun(jaxprs.solve)
 
     def inverse(v: jax.Array) -> jax.Array:

@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 
-from .rounding_arrays import finite
-from .rounding_rules import Ball, radius_of, tiny, unit
+from diffeq_gen.theorems.either import either as jnp
+from diffeq_gen.theorems.rounding_arrays import finite
+from diffeq_gen.theorems.rounding_rules import Ball, radius_of, tiny, unit
 
 __all__ = ["LINEAR", "linear_solve"]
 
@@ -46,7 +46,9 @@ def eye_like(x: jax.Array) -> jax.Array:
 
 def inverse(t: jax.Array, *, lower: bool, unit_diagonal: bool = False) -> jax.Array:
     """|T^-1| of a triangular T."""
-    return jnp.abs(lax.linalg.triangular_solve(t, eye_like(t), left_side=True, lower=lower, unit_diagonal=unit_diagonal))
+    return jnp.abs(
+        lax.linalg.triangular_solve(t, eye_like(t), left_side=True, lower=lower, unit_diagonal=unit_diagonal)
+    )
 
 
 def cholesky(primitive: Any, ys: Sequence[jax.Array], a: Ball, **params: Any) -> Sequence:
@@ -106,8 +108,10 @@ def eigh(primitive: Any, ys: Sequence[jax.Array], a: Ball, **params: Any) -> Seq
     return [finite(vectors, tilt), finite(values, jnp.broadcast_to(da, values.shape))]
 
 
-def linear_solve(x: jax.Array, b: Ball, matvec: Callable[[Ball], Ball], solve: Callable[[jax.Array], jax.Array]) -> jax.Array:
-    """|x - A^-1 b| <= |A^-1| (|b - A x| + its own error): a bound a posteriori, the inverse by solving for the identity."""
+def linear_solve(
+    x: jax.Array, b: Ball, matvec: Callable[[Ball], Ball], solve: Callable[[jax.Array], jax.Array]
+) -> jax.Array:
+    """|x - A^-1 b| <= |A^-1| (|b - A x| + its error): a posteriori, the inverse by solving for the identity."""
     image = matvec(Ball(x))
     gap = jnp.abs(b.value - image.value)
     gap = gap + radius_of(image) + radius_of(b) + unit(x) * (gap + jnp.abs(b.value))

@@ -3,19 +3,21 @@
     fl(x op y) = (x op y)(1 + delta),  |delta| <= u = eps / 2          Higham 2002, Eq. (2.4)
     |z y - x_true y_true| <= |x| e_y + |y| e_x + e_x e_y               Higham 2002, section 3.3 (running error analysis)
 
-The idea is Wilkinson's: carry the bound beside the value.  The first summand is rigorous where h bends (a supremum of |h'|
-over [x - e, x + e], never a mere derivative at x); the second is the library's own error, measured on XLA's CPU backend in
-float32 and float64 against fifty digits, with a factor of about two in reserve.  XLA flushes subnormal numbers, so every
-rounding may also lose the smallest normal number.  XLA may rewrite exp(a) exp(b) as exp(a + b), hence the |x| in exp's ulps.
+The idea is Wilkinson's (1963): carry the bound beside the value.  The first summand is rigorous where h bends: a supremum
+of |h'| over [x - e, x + e], never a mere derivative at x.  The second is the library's own error, measured on XLA's CPU
+backend in float32 and float64 against forty digits, with a factor of about two in reserve.  XLA flushes subnormal numbers,
+so every rounding may also lose the smallest normal number.  It may rewrite exp(a) exp(b) as exp(a + b) and a / b as
+a (1 / b): hence the |x| in exp's ulps and the second ulp of div.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import lax
+
+from diffeq_gen.theorems.either import either as jnp
 
 __all__ = ["BINARY", "UNARY", "Ball", "Unary", "local", "overlap", "radius_of", "settle", "tiny", "unit"]
 
@@ -23,14 +25,14 @@ SQRT_PI = float(np.sqrt(np.pi))
 
 
 class Ball(NamedTuple):
-    """|value - exact| <= radius.  A radius of None is exactly zero; for integers and booleans it is a mask of undecided ones."""
+    """|value - exact| <= radius; None is exactly zero.  For integers and booleans the radius is a mask of undecided ones."""
 
     value: jax.Array
     radius: jax.Array | None = None
 
 
 class Unary(NamedTuple):
-    """One line of the table: the amplification (x, y, e), the ulps (x, y), and where the function is truly infinite (x)."""
+    """One line of the table: amplification(x, y, e), ulps(x, y), and pole(x) where the function is truly infinite."""
 
     amplification: Callable
     ulps: Callable
@@ -43,7 +45,7 @@ def is_float(x: jax.Array) -> bool:
 
 
 def unit(x: jax.Array) -> float:
-    """u = eps / 2, half an ulp of one (a hair more, so that the bound's own rounding is covered).  Higham 2002, section 2.1."""
+    """u = eps / 2, and a hair more that covers the bound's own rounding.  Higham 2002, section 2.1."""
     return float(jnp.finfo(x.dtype).eps) * 0.5 * (1 + 2**-6)
 
 
@@ -67,7 +69,7 @@ def local(y: jax.Array, ulps: float | jax.Array = 1.0) -> jax.Array:
 def settle(y: jax.Array, radius: jax.Array, balls: tuple[Ball, ...], pole: jax.Array | bool = False) -> jax.Array:
     """The radius as a number: nan means inf; a result that is infinite because an exact operand says so has radius 0.
 
-    A radius is itself computed with flushed subnormals, so an inexact operand leaves at least the smallest normal number.
+    A radius is itself computed with flushed subnormals: an inexact operand leaves at least the smallest normal number.
     """
     truth = jnp.asarray(pole)
     known = jnp.asarray(True)
@@ -80,7 +82,7 @@ def settle(y: jax.Array, radius: jax.Array, balls: tuple[Ball, ...], pole: jax.A
     return jnp.broadcast_to(radius.astype(y.dtype), y.shape)
 
 
-# --- one argument -----------------------------------------------------------------------------------------------------------
+# --- one argument --------------------------------------------------------------------------------------------------
 
 
 def grow(e: jax.Array) -> jax.Array:
@@ -195,11 +197,13 @@ UNARY: dict[str, Unary] = {
     "tanh": Unary(tanh_amplification, few(14.0)),
     "asinh": Unary(lambda x, y, e: e / jnp.sqrt(1 + below(x, e) ** 2), few(6.0)),
     "acosh": Unary(lambda x, y, e: ratio(e, jnp.sqrt(jnp.maximum((x - e - 1) * (x - e + 1), 0.0))), few(9.0)),
-    "atanh": Unary(lambda x, y, e: ratio(e, (1 - jnp.abs(x) - e) * (1 + jnp.abs(x))), atanh_ulps, lambda x: jnp.abs(x) == 1),
+    "atanh": Unary(
+        lambda x, y, e: ratio(e, (1 - jnp.abs(x) - e) * (1 + jnp.abs(x))), atanh_ulps, lambda x: jnp.abs(x) == 1
+    ),
     "logistic": Unary(logistic_amplification, few(5.0)),
-    "erf": Unary(lambda x, y, e: jnp.minimum(1.1285 * e * jnp.exp(-below(x, e) ** 2), 2.0), few(10.0)),
+    "erf": Unary(lambda x, y, e: jnp.minimum(1.1285 * e * jnp.exp(-(below(x, e) ** 2)), 2.0), few(10.0)),
     "erfc": Unary(
-        lambda x, y, e: jnp.minimum(1.1285 * e * jnp.exp(-jnp.where(e < jnp.abs(x), below(x, e), 0.0) ** 2), 2.0),
+        lambda x, y, e: jnp.minimum(1.1285 * e * jnp.exp(-(jnp.where(e < jnp.abs(x), below(x, e), 0.0) ** 2)), 2.0),
         lambda x, y: 5 + 2 * x * x,
     ),
     "erf_inv": Unary(
@@ -210,11 +214,16 @@ UNARY: dict[str, Unary] = {
     "sqrt": Unary(sqrt_amplification, few(2.0)),
     "rsqrt": Unary(lambda x, y, e: y * ratio(e, 2 * (x - e)), few(3.0), lambda x: x == 0),
     "cbrt": Unary(
-        lambda x, y, e: jnp.where(3 * e < jnp.abs(x), jnp.abs(y) * ratio(e, 3 * (jnp.abs(x) - e)), 1.5875 * jnp.cbrt(e)), few(9.0)
+        lambda x, y, e: jnp.where(
+            3 * e < jnp.abs(x), jnp.abs(y) * ratio(e, 3 * (jnp.abs(x) - e)), 1.5875 * jnp.cbrt(e)
+        ),
+        few(9.0),
     ),
     "square": Unary(lambda x, y, e: (2 * jnp.abs(x) + e) * e, few(1.0)),
     "one_minus_square": Unary(lambda x, y, e: (2 * jnp.abs(x) + e) * e, few(4.0)),
-    "lgamma": Unary(lgamma_amplification, absolute(lambda x, y: 40 * (1 + jnp.abs(x * jnp.log(x)) + jnp.abs(jnp.log(x))))),
+    "lgamma": Unary(
+        lgamma_amplification, absolute(lambda x, y: 40 * (1 + jnp.abs(x * jnp.log(x)) + jnp.abs(jnp.log(x))))
+    ),
     "digamma": Unary(
         lambda x, y, e: ratio(e, x - e) * (1 + ratio(jnp.ones_like(x), x - e)),
         absolute(lambda x, y: 20 * (1 + 1 / x + jnp.abs(jnp.log(x)))),
@@ -235,7 +244,7 @@ def unary(name: str, y: jax.Array, ball: Ball) -> jax.Array:
     return settle(y, radius, (ball,), pole)
 
 
-# --- two arguments ----------------------------------------------------------------------------------------------------------
+# --- two arguments -------------------------------------------------------------------------------------------------
 
 
 def total(*radii: jax.Array | None) -> jax.Array | float:
@@ -272,9 +281,11 @@ def mul(y: jax.Array, a: Ball, b: Ball) -> jax.Array:
         radius = radius + jnp.where(b.radius == 0, 0.0, (x if a.radius is None else x + a.radius) * b.radius)
     if a.radius is None and b.radius is None:
         return settle(y, radius, (a, b))
-    lost = total(*(jnp.where(jnp.isinf(p.value) & (radius_of(q) >= jnp.abs(q.value)), jnp.inf, 0.0) for p, q in ((a, b), (b, a))))
+    e, f = radius_of(a), radius_of(b)
+    lost = jnp.where((jnp.isinf(x) & (f >= z)) | (jnp.isinf(z) & (e >= x)), jnp.inf, 0.0)
     radius = settle(y, jnp.where(jnp.isinf(y), 0.0, radius) + lost, (a, b, Ball(jnp.zeros_like(y), lost)))
-    return jnp.where(((x == 0) & (radius_of(a) == 0)) | ((z == 0) & (radius_of(b) == 0)), jnp.where(y == 0, 0.0, radius), radius)
+    zero = ((x == 0) & (e == 0)) | ((z == 0) & (f == 0))
+    return jnp.where(zero & (y == 0), 0.0, radius)
 
 
 def div(y: jax.Array, a: Ball, b: Ball) -> jax.Array:
@@ -286,7 +297,8 @@ def div(y: jax.Array, a: Ball, b: Ball) -> jax.Array:
     own = jnp.where((a.value == 0) | jnp.isinf(b.value), 0.0, own)
     pole = b.value == 0
     lost = jnp.where(pole & (jnp.abs(a.value) <= radius_of(a)), jnp.inf, 0.0)
-    lost = lost if b.radius is None else lost + jnp.where(jnp.abs(b.value) <= b.radius, jnp.where(b.radius > 0, jnp.inf, 0.0), 0.0)
+    if b.radius is not None:
+        lost = lost + jnp.where((jnp.abs(b.value) <= b.radius) & (b.radius > 0), jnp.inf, 0.0)
     radius = own + jnp.where(e == 0, 0.0, ratio(e, room))
     return settle(y, jnp.where(pole, 0.0, radius) + lost, (a, b, Ball(jnp.zeros_like(y), lost)), pole)
 
@@ -307,7 +319,7 @@ def smaller(y: jax.Array, a: Ball, b: Ball) -> jax.Array:
 
 
 def power(y: jax.Array, a: Ball, b: Ball) -> jax.Array:
-    """|a|^b (exp(|log a| e_b + |b| e_a / (|a| - e_a)) - 1); near a base of zero the largest power that the intervals allow."""
+    """|a|^b (exp(|log a| e_b + |b| e_a / (|a| - e_a)) - 1); near zero the largest power that the intervals allow."""
     x, e, p, f = jnp.abs(a.value), radius_of(a), b.value, radius_of(b)
     log_x = jnp.abs(jnp.log(jnp.where(x == 0, 1.0, x)))
     exponent = jnp.where(f == 0, 0.0, log_x * f) + jnp.where(e == 0, 0.0, (jnp.abs(p) + f) * ratio(e, x - e))
@@ -331,7 +343,7 @@ def atan2(y: jax.Array, a: Ball, b: Ball) -> jax.Array:
 
 
 def remainder(y: jax.Array, a: Ball, b: Ball) -> jax.Array:
-    """fmod is exact; its quotient is decided when the result keeps its distance from 0 and from |b|, else |b| is lost."""
+    """Exact; the quotient is decided when the result keeps its distance from 0 and from |b|, else |b| is lost."""
     if a.radius is None and b.radius is None:
         return jnp.zeros_like(y)
     e = radius_of(a) + (jnp.abs(a.value / b.value) + 1) * radius_of(b)

@@ -1,0 +1,19 @@
+"""Theorems: every equivalence of the field as a named object that can be run, on our own functions or on yours.
+
+    theorem = get("ddim-is-euler");     theorem.check(cases=1_000_000, schedule=my_schedule)
+    about("schedule")                   those that any schedule must satisfy
+
+`registry` says what a theorem is, `domains` where it holds, `engine` how it is searched, `rounding` what residual the
+arithmetic allows, `symbolic` how it is proven for opaque alpha(t), sigma(t).  The other files are the chapters.
+"""
+
+import importlib
+
+from diffeq_gen.theorems.registry import NearMiss, Theorem, Verdict, about, all_theorems, get, theorem
+
+__all__ = ["CHAPTERS", "NearMiss", "Theorem", "Verdict", "about", "all_theorems", "get", "theorem"]
+
+CHAPTERS = ("path_algebra", "forward", "closed_form", "reverse", "first_order", "edm_algebra", "errata", "foundations")
+
+for _chapter in CHAPTERS:
+    importlib.import_module(f"{__name__}.{_chapter}")

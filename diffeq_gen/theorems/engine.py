@@ -1,0 +1,210 @@
+"""The engine: draw cases, measure a claim on all of them at once, find the worst, shrink it, say what was found.
+
+    claim : case -> (left, right)   ->   measure : case -> (residual, bound, scale)
+
+Each kind of theorem has its own judge.  A residual is held against a bound derived from the arithmetic of that very case
+(`rounding`), never against a chosen tolerance; a bound too wide to decide anything is counted, and too many of those
+make the verdict "vacuous", which is no proof.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from diffeq_gen.theorems.domains import Domain, draw, example
+from diffeq_gen.theorems.rounding import as_float, given, interpret, same_structure
+
+__all__ = ["JUDGES", "Finding", "describe", "measure", "search", "shrink"]
+
+Claim = Callable[..., Any]
+Measured = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+CHUNK = 1 << 13
+DECISIVE = {"float64": 1e-6, "float32": 1e-2}
+SLOPE_BOUND = 0.15
+
+
+def _equal(value: Any, radius: Any, order: float | None) -> Measured:
+    """|left - right| against the radii of both sides, plus the claim's own truncation bound where it has one."""
+    same_structure(value[0], value[1])
+    sides = [[np.asarray(leaf) for leaf in jax.tree.leaves(side)] for side in (*value[:2], *radius[:2])]
+    extra = [np.asarray(0.0)] * len(sides[0])
+    if len(value) == 3:
+        truncation = [np.abs(size) + error for size, error in zip(*map(jax.tree.leaves, (value[2], radius[2])), strict=True)]
+        extra = truncation if len(truncation) == len(extra) else truncation * len(extra)
+    parts = []
+    for left, right, e_left, e_right, more in zip(*sides, extra, strict=True):
+        gap = np.where(left == right, 0.0, np.abs(left - right))
+        more = more.reshape(more.shape + (1,) * (gap.ndim - more.ndim))
+        bound = np.where(np.isnan(gap), 0.0, e_left + e_right + more + np.finfo(left.dtype).eps * gap)
+        parts.append((np.where(np.isnan(gap), np.inf, gap), bound, np.abs(left) + np.abs(right)))
+    return _worst(parts)
+
+
+def _below(value: Any, radius: Any, order: float | None) -> Measured:
+    """max(left - right, 0) against the radii of both sides, plus truncation."""
+    (left, right, *more), (e_left, e_right, *_) = value, radius
+    excess = left - right
+    bound = e_left + e_right + sum(more) + np.finfo(left.dtype).eps * np.abs(excess)
+    return _worst([(np.where(np.isnan(excess), np.inf, np.maximum(excess, 0)), bound, np.abs(left) + np.abs(right))])
+
+
+def _slope(value: Any, radius: Any, order: float | None) -> Measured:
+    """The two last slopes of log(error) against log(step), at most 0.15 away from the claimed order."""
+    steps, errors = (np.asarray(part) for part in value)
+    slopes = np.diff(np.log(errors), axis=-1) / np.diff(np.log(steps), axis=-1)
+    off = np.max(np.abs(slopes[:, -2:] - order), axis=1)
+    return np.where(np.isnan(off), np.inf, off), np.full_like(off, SLOPE_BOUND), np.full_like(off, np.inf)
+
+
+def _worst(parts: list[Measured]) -> Measured:
+    """Of all entries of all leaves, for each case the one whose residual is largest in units of its bound."""
+    flat = [np.concatenate([part[i].reshape(len(part[i]), -1) for part in parts], axis=1) for i in range(3)]
+    ratio = np.where(flat[0] == 0, 0.0, flat[0] / flat[1])
+    ratio = np.where(np.isinf(flat[1]), -1.0 / (1 + flat[2]), ratio)
+    place = np.argmax(np.where(np.isnan(ratio), np.inf, ratio), axis=1)[:, None]
+    residual, bound, scale = (np.take_along_axis(part, place, 1)[:, 0] for part in flat)
+    return residual, bound, scale
+
+
+JUDGES: dict[str, Callable[[Any, Any, float | None], Measured]] = {
+    "identity": _equal,
+    "in law": _equal,
+    "counterexample": _equal,
+    "inequality": _below,
+    "order": _slope,
+}
+"""kind -> judge.  Of a counterexample the claim is what does hold, and its near miss the belief that does not."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """What a search saw: how many cases, the worst residual in units of its bound, and the case that broke the claim."""
+
+    cases: int
+    ratio: float
+    decisive: float
+    case: Mapping[str, Any] | None = None
+    residual: float = 0.0
+    bound: float = 0.0
+
+
+def measure(
+    claim: Claim, kind: str, order: float | None, treedef: Any, fixed: Mapping[str, Any], leaves: Sequence[np.ndarray]
+) -> Callable[[Sequence[np.ndarray]], Measured]:
+    """leaves -> (residual, bound, scale) over their leading axis: values compiled by XLA, bounds by running error analysis."""
+    batched = jax.jit(jax.vmap(lambda *leaves: claim(**jax.tree.unflatten(treedef, leaves), **fixed)))
+    traced = batched.trace(*leaves)
+    run, structure = traced.lower().compile(), jax.tree.structure(traced.out_info)
+
+    def measured(leaves: Sequence[np.ndarray]) -> Measured:
+        value = jax.tree.map(np.asarray, run(*leaves))
+        radius = None
+        if kind != "order":
+            balls = interpret(traced.jaxpr.jaxpr, traced.jaxpr.consts, [given(leaf) for leaf in leaves])
+            radius = jax.tree.unflatten(structure, [np.asarray(as_float(ball)) for ball in balls])
+        return JUDGES[kind](value, radius, order)
+
+    return measured
+
+
+def search(
+    claim: Claim,
+    kind: str,
+    domains: Mapping[str, Domain],
+    *,
+    cases: int,
+    seed: int,
+    dtype: str,
+    order: float | None = None,
+    fixed: Mapping[str, Any] | None = None,
+    given: Mapping[str, Any] | None = None,
+    compiled: dict | None = None,
+) -> Finding:
+    """Measures the example (with the `given` values put in), then random cases up to `cases` in all.
+
+    `fixed` values are constants of the trace (a user's schedule); `compiled` caches traced measures between calls.
+    """
+    fixed, compiled = fixed or {}, {} if compiled is None else compiled
+    free = {name: domain for name, domain in domains.items() if name not in fixed}
+    first = _with(example(free), given)
+    size = min(CHUNK, max(1, cases))
+    worst, decisive, seen = Finding(0, 0.0, 1.0), 0.0, 0
+    with jax.enable_x64(dtype == "float64"):
+        while seen < cases:
+            leaves, treedef = jax.tree.flatten(draw(free, size, seed + seen))
+            if seen == 0:
+                leaves = [_joined(*pair) for pair in zip(jax.tree.leaves(first), leaves, strict=True)]
+            leaves = [_cast(leaf, dtype) for leaf in leaves]
+            key = (claim, kind, dtype, size, treedef, tuple(sorted((name, id(value)) for name, value in fixed.items())))
+            if key not in compiled:
+                compiled[key] = measure(claim, kind, order, treedef, fixed, leaves)
+            with np.errstate(all="ignore"):
+                res, bound, scale = compiled[key](leaves)
+                ratio = np.where(res == 0, 0.0, np.where(np.isinf(bound), 0.0, res / bound))
+                ratio = np.where(np.isnan(ratio), np.inf, ratio)
+            i = int(np.argmax(ratio))
+            decisive += float(np.sum((bound <= DECISIVE[dtype] * scale) | ((res == 0) & (scale == 0))))
+            seen += len(res)
+            if ratio[i] >= worst.ratio:
+                case = jax.tree.unflatten(treedef, [leaf[i] for leaf in leaves])
+                worst = Finding(seen, float(ratio[i]), 0.0, {**case, **fixed}, float(res[i]), float(bound[i]))
+    return dataclasses.replace(worst, cases=seen, decisive=decisive / seen)
+
+
+def _joined(first: np.ndarray, rest: np.ndarray) -> np.ndarray:
+    """The example in front of the random cases."""
+    return np.concatenate([np.asarray(first), np.asarray(rest)[1:]])
+
+
+def _cast(leaf: Any, dtype: str) -> np.ndarray:
+    leaf = np.asarray(leaf)
+    return leaf.astype(dtype) if np.issubdtype(leaf.dtype, np.floating) else leaf
+
+
+def _with(case: Mapping[str, Any], given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The stacked example with the given, unstacked, values in the place of its own."""
+    place = {name: jax.tree.map(lambda leaf: np.asarray(leaf)[None], value) for name, value in (given or {}).items()}
+    return {**case, **place}
+
+
+def shrink(broken: Callable[[Mapping[str, Any]], bool], domains: Mapping[str, Domain], *, seconds: float = 10.0) -> Any:
+    """The simplest case that `broken` still refutes, found by hypothesis over the unit cube; None where it finds none in time."""
+    import hypothesis
+    from hypothesis import strategies as st
+
+    end = time.monotonic() + seconds
+    sizes = {name: domain.size for name, domain in domains.items()}
+
+    def build(cube: Mapping[str, list[float]]) -> dict[str, Any]:
+        case: dict[str, Any] = {}
+        for name, domain in domains.items():
+            case[name] = domain.build(np.asarray(cube[name], np.float64).reshape(1, -1), case)
+        leaves, treedef = jax.tree.flatten(case)
+        return jax.tree.unflatten(treedef, [np.asarray(leaf)[0] for leaf in leaves])
+
+    unit = st.floats(0, 1, allow_subnormal=False)
+    cubes = st.fixed_dictionaries({name: st.lists(unit, min_size=size, max_size=size) for name, size in sizes.items()})
+    phases = (hypothesis.Phase.generate, hypothesis.Phase.shrink)
+    settings = hypothesis.settings(max_examples=500, deadline=None, database=None, derandomize=True, phases=phases)
+    try:
+        found = hypothesis.find(cubes, lambda cube: time.monotonic() < end and broken(build(cube)), settings=settings)
+    except hypothesis.errors.NoSuchExample:
+        return None
+    return build(found)
+
+
+def describe(case: Mapping[str, Any]) -> str:
+    """The case as keyword arguments that can be pasted back: ``t=0.5, x0=array([0.0, 1.0])``."""
+    return ", ".join(f"{name}={_literal(value)}" for name, value in case.items())
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        listed = np.asarray(value).tolist()
+        return repr(listed) if np.ndim(value) == 0 else f"array({listed})"
+    return getattr(value, "__qualname__", None) or repr(value)
