@@ -6,8 +6,8 @@
     div u       = alpha' tr(d x0_hat/dz) + sigma' tr(d eps_hat/dz),        d x0_hat/dz = (alpha/sigma^2) Cov(x0 | z)
 
 A world is a noun that knows its posterior, and the trace of its slopes in a form that subtracts nothing from one; the
-verbs read one sample z of its event shape at one point p, whose alpha and sigma are scalars.  All is differentiable in z
-and p, and in a covariance whose eigenvalues are positive and distinct.
+verbs read one sample z of its event shape at one point p, whose alpha and sigma are scalars.  All is differentiable in
+z and p, and in a covariance whose eigenvalues are positive and distinct.
 """
 
 import functools
@@ -327,7 +327,7 @@ def velocity(world: World, z: Sample, p: Point) -> Sample:
 def divergence(world: World, z: Sample, p: Point) -> jax.Array:
     """div u = alpha' tr(d x0_hat/dz) + sigma' tr(d eps_hat/dz), in closed form.  Finite where `velocity` is.
 
-    Theorems: continuity-equation, instantaneous-change-of-variables.
+    Theorems: continuity-equation, tweedie-second.
     """
     slope_x0, slope_eps = _known(world)._slopes(z, p)
     return p.alpha_dot * slope_x0 + p.sigma_dot * slope_eps
