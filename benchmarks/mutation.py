@@ -1,0 +1,321 @@
+"""Do the proofs see a fault?  Plants one at a time in the mathematics and runs the tests that should fall.
+
+    python -m benchmarks.mutation [--files GLOB ...] [--jobs 2] [--json FILE] [--resume] [--sample N --seed K]
+
+Per file (killed + timeout) / all, then each survivor with its line; what killed the others is in the JSON lines.
+
+One process imports jax, pytest and hypothesis; every mutant is a fork of it in which an import hook serves the faulty
+source, so that the source tree is never written to and no interpreter starts twice.  It forks before any JAX backend
+exists, which is when that is safe.  A selection must pass without a fault first; that run also sets the time limit.
+"""
+
+import argparse
+import collections
+import contextlib
+import dataclasses
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import json
+import os
+import random
+import re
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from benchmarks.mutators import Mutant, mutants
+
+__all__ = ["SELECTIONS", "main", "selection"]
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = (
+    "schedules.py", "clocks.py", "bases.py",
+    "paths.py", "predictions.py", "exact.py", "exact/*.py",
+    "equations.py", "weights.py", "guidance.py", "couplings.py",
+    "losses.py", "likelihood.py", "samplers/*.py", "corruptions/*.py",
+)  # fmt: skip
+"""Floors 1 to 4, relative to the package."""
+
+SELECTIONS: dict[str, list[str]] = {}
+"""File, relative to the package -> pytest arguments; a file that is not here has the tests that mirror it."""
+
+PRELOADED = ("numpy", "jax", "jax.numpy", "hypothesis", "pytest", "sympy", "mpmath")
+QUIET = ("-W", "ignore::pytest.PytestAssertRewriteWarning")  # a preloaded plugin's own asserts need no rewriting
+STRICT = ("-x", "-q", "--no-header", "-p", "no:cacheprovider", "-p", "no:xdist", *QUIET)
+OUTCOMES = {0: "survived", 1: "killed", 2: "killed", 3: "killed", 4: "killed"}
+"""By pytest's exit codes: 2 and 4 are errors at collection and in a conftest, which did not arise without the fault."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """A mutant, the file it is a mutant of, and the tests that should kill it."""
+
+    file: str
+    module: str
+    mutant: Mutant
+    tests: tuple[str, ...]
+
+
+def selection(root: Path, package: Path, file: Path) -> list[str]:
+    """The tests of a file: its line in `SELECTIONS`, else its namesakes in tests/ and property_tests/."""
+    relative = file.relative_to(package)
+    if relative.as_posix() in SELECTIONS:
+        return SELECTIONS[relative.as_posix()]
+    inner = [part for part in relative.parts if part != "__init__.py"]
+    chapters = [Path(part).stem for part in inner]
+    names = [f"test_{chapter}.py" for chapter in chapters]
+    folders = [root / "tests" / Path(*inner[:-1]), root / "tests", root / "property_tests"]
+    found = [folder / name for name in reversed(names) for folder in folders if (folder / name).is_file()]
+    return [path.relative_to(root).as_posix() for path in dict.fromkeys(found)]
+
+
+def name_of(root: Path, file: Path) -> str:
+    """The dotted name under which a file is imported."""
+    return ".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+
+
+class Faulty(importlib.machinery.SourceFileLoader, importlib.abc.MetaPathFinder):
+    """Serves one module from a source held in memory; all others come from where they are."""
+
+    def __init__(self, module: str, file: Path, source: str) -> None:
+        super().__init__(module, str(file))
+        self.source = source
+
+    def find_spec(
+        self, fullname: str, path: object = None, target: object = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """The spec of the faulty module; None for every other."""
+        if fullname != self.name:
+            return None
+        package = [str(Path(self.path).parent)] if self.path.endswith("__init__.py") else None
+        return importlib.util.spec_from_file_location(
+            fullname, self.path, loader=self, submodule_search_locations=package
+        )
+
+    def get_code(self, fullname: str) -> object:
+        """The faulty source, compiled: nothing is read from a cache, nothing is written to one."""
+        return compile(self.source, self.path, "exec", dont_inherit=True)
+
+
+def child(root: Path, fault: Fault | None, tests: Sequence[str], log: Path) -> None:
+    """The forked process: installs the fault, runs the tests, and leaves with pytest's exit code."""
+    os.setsid()
+    with open(log, "w", encoding="utf-8") as out:
+        os.dup2(out.fileno(), 1)
+        os.dup2(out.fileno(), 2)
+    code = 3
+    try:
+        os.chdir(root)
+        sys.path.insert(0, str(root))
+        if fault is not None:
+            sys.meta_path.insert(0, Faulty(fault.module, root / fault.file, fault.mutant.source))
+        code = int(importlib.import_module("pytest").main([*STRICT, *tests]))
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+@dataclasses.dataclass
+class Running:
+    """A fork under way."""
+
+    fault: Fault | None
+    log: Path
+    start: float
+    limit: float
+
+
+def forks(
+    root: Path, work: Iterable[tuple[Fault | None, Sequence[str], float]], jobs: int
+) -> Iterator[dict[str, object]]:
+    """Runs (fault, tests, time limit) `jobs` at a time; yields outcome, seconds and killer as each one ends."""
+    queue = iter(work)
+    running: dict[int, Running] = {}
+    exhausted = False
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            while running or not exhausted:
+                while len(running) < jobs and not exhausted:
+                    item = next(queue, None)
+                    exhausted = item is None
+                    if item is not None:
+                        fault, tests, limit = item
+                        log = Path(folder) / f"{time.monotonic_ns()}.log"
+                        pid = os.fork()
+                        if pid == 0:
+                            child(root, fault, tests, log)
+                        running[pid] = Running(fault, log, time.monotonic(), limit)
+                yield from ended(running)
+                time.sleep(0.01)
+        finally:
+            for pid in running:
+                stop(pid)
+
+
+def ended(running: dict[int, Running]) -> Iterator[dict[str, object]]:
+    """The forks that have ended, or are past their limit and are ended here; they leave `running`."""
+    for pid, run in list(running.items()):
+        done, status = os.waitpid(pid, os.WNOHANG)
+        seconds = time.monotonic() - run.start
+        if not done and seconds < run.limit:
+            continue
+        if not done:
+            stop(pid)
+        del running[pid]
+        code = os.waitstatus_to_exitcode(status) if done else 0
+        text = run.log.read_text(encoding="utf-8", errors="replace") if run.log.exists() else ""
+        run.log.unlink(missing_ok=True)
+        killer = re.search(r"^(?:FAILED|ERROR) (\S+)", text, re.MULTILINE)
+        outcome = "timeout" if not done else "killed" if code < 0 else OUTCOMES.get(code, "error")
+        yield {"fault": run.fault, "outcome": outcome, "seconds": round(seconds, 2), "code": code,
+               "killer": killer[1] if killer else "", "text": text}  # fmt: skip
+
+
+def stop(pid: int) -> None:
+    """Ends a fork and what it has started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, 0)
+
+
+def baselines(
+    root: Path, selections: Iterable[tuple[str, ...]], jobs: int, limit: float
+) -> dict[tuple[str, ...], float]:
+    """Selection -> seconds without a fault.  Raises: SystemExit, with pytest's words, where one does not pass."""
+    times = {}
+    for tests in dict.fromkeys(selections):
+        for run in forks(root, [(None, tests, limit)] * jobs, jobs):  # as many at once as there will be
+            if run["outcome"] != "survived":
+                sys.exit(f"without a fault, pytest {' '.join(tests)} ends in {run['outcome']}:\n{run['text'][-3000:]}")
+            times[tests] = max(times.get(tests, 0.0), run["seconds"])
+    return times
+
+
+def record(run: dict[str, object]) -> dict[str, object]:
+    """A line of the JSON file."""
+    fault = run["fault"]
+    mutant = fault.mutant
+    told = {"name": mutant.name, "file": fault.file}
+    told |= {name: getattr(mutant, name) for name in ("line", "label", "before", "after")}
+    return told | {name: run[name] for name in ("outcome", "seconds", "killer")}
+
+
+def table(records: Iterable[dict[str, object]]) -> str:
+    """Killed, survived and timed out per file, and the survivors."""
+    records = list(records)
+    outcomes = ("killed", "survived", "timeout", "error")
+    counts: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
+    for entry in records:
+        for file in (entry["file"], "all"):
+            counts[file][entry["outcome"]] += 1
+    rows = [f"{'file':40}" + "".join(f"{outcome:>10}" for outcome in outcomes) + f"{'score':>9}"]
+    for file in [*sorted(set(counts) - {"all"}), "all"]:
+        count = counts[file]
+        caught = (count["killed"] + count["timeout"]) / max(1, count.total() - count["error"])
+        rows.append(f"{file:40}" + "".join(f"{count[outcome]:10}" for outcome in outcomes) + f"{caught:9.1%}")
+    for entry in sorted(records, key=lambda entry: (entry["file"], entry["line"])):
+        if entry["outcome"] in ("survived", "error"):
+            rows.append(f"{entry['outcome']} {entry['file']}:{entry['line']} {entry['label']}: "
+                        f"{entry['before']} => {entry['after']}")  # fmt: skip
+    return "\n".join(rows)
+
+
+def options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--files", nargs="+", default=list(FILES), metavar="GLOB", help="relative to the package")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--json", type=Path, default=None, help="one line per mutant, appended")
+    parser.add_argument("--resume", action="store_true", help="leave out what the JSON file already tells")
+    parser.add_argument("--sample", type=int, default=None, help="so many mutants, drawn at random")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--limit", type=float, default=300.0, help="seconds for a selection without a fault")
+    parser.add_argument("--patience", type=float, default=10.0, help="seconds granted beyond four times that")
+    parser.add_argument("--list", action="store_true", help="only list the mutants")
+    parser.add_argument("--root", type=Path, default=ROOT, help="the folder of the package and its tests")
+    parser.add_argument("--package", default="diffeq_gen")
+    return parser.parse_args(arguments)
+
+
+def faults(chosen: argparse.Namespace) -> list[Fault]:
+    """The faults asked for.  Raises: SystemExit where a pattern has no file, or a file has no tests."""
+    root, package = chosen.root.resolve(), chosen.root.resolve() / chosen.package
+    files = sorted({file for pattern in chosen.files for file in package.glob(pattern)})
+    if not files:
+        sys.exit(f"no file of {package} matches {' '.join(chosen.files)}")
+    found = []
+    for file in files:
+        tests = tuple(selection(root, package, file))
+        if not tests:
+            sys.exit(f"{file.relative_to(root)} has no tests: name them in SELECTIONS")
+        found += [Fault(file.relative_to(root).as_posix(), name_of(root, file), mutant, tests)
+                  for mutant in mutants(file.read_text(encoding="utf-8"))]  # fmt: skip
+    if chosen.sample is not None and chosen.sample < len(found):
+        picked = random.Random(chosen.seed).sample(range(len(found)), chosen.sample)
+        found = [found[i] for i in sorted(picked)]
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Plants the faults and prints the table; 0 where all are caught, 1 where one survives."""
+    chosen = options(arguments)
+    planted = faults(chosen)
+    if chosen.list:
+        print(
+            *(f"{fault.file}:{fault.mutant.line} {fault.mutant.label}: {fault.mutant.diff}" for fault in planted),
+            sep="\n",
+        )
+        return 0
+    root = chosen.root.resolve()
+    earlier = []
+    if chosen.json is not None and chosen.resume and chosen.json.exists():
+        earlier = [
+            json.loads(line) for line in chosen.json.read_text(encoding="utf-8").splitlines() if line.endswith("}")
+        ]
+    known = {entry["name"]: entry for entry in earlier}
+    results = [known[fault.mutant.name] for fault in planted if fault.mutant.name in known]
+    left = [fault for fault in planted if fault.mutant.name not in known]
+    prepare()
+    if left:
+        times = baselines(root, (fault.tests for fault in left), chosen.jobs, chosen.limit)
+        for tests, seconds in times.items():
+            print(f"{seconds:6.1f} s without a fault: {' '.join(tests)}", flush=True)
+        work = [(fault, fault.tests, chosen.patience + 4 * times[fault.tests]) for fault in left]
+        for i, run in enumerate(forks(root, work, chosen.jobs), 1):
+            entry = record(run)
+            results.append(entry)
+            if chosen.json is not None:
+                with open(chosen.json, "a", encoding="utf-8") as file:
+                    file.write(json.dumps(entry) + "\n")
+            if entry["outcome"] != "killed" or i % 50 == 0:
+                print(f"[{i}/{len(left)}] {entry['outcome']} {entry['file']}:{entry['line']} "
+                      f"{entry['before']} => {entry['after']}", flush=True)  # fmt: skip
+    print(table(results))
+    return int(any(entry["outcome"] in ("survived", "error") for entry in results))
+
+
+def prepare() -> None:
+    """What all forks share: imports without a backend, compiled code and caches outside the source tree."""
+    cache = Path(tempfile.gettempdir()) / f"diffeq_gen-mutation-{os.getuid()}"
+    sys.pycache_prefix = str(cache / "pycache")
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ.setdefault("PYTHONHASHSEED", "0")
+    for module in PRELOADED:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
