@@ -18,7 +18,10 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from diffeq_gen.theorems.domains import Domain
+import jax
+import numpy as np
+
+from diffeq_gen.theorems.domains import Domain, example
 from diffeq_gen.theorems.engine import JUDGES, Finding, describe, search, shrink
 
 __all__ = ["NearMiss", "Theorem", "Verdict", "about", "all_theorems", "get", "theorem"]
@@ -139,6 +142,21 @@ class Theorem:
             reason = f"{self.name}: the near miss {', '.join(survivors)} is not refuted"
         taken = time.monotonic() - start
         return Verdict(self.name, self.kind, not reason, reason, cases, ratios, decisive, len(self.misses), taken)
+
+    def prove(self, *, seconds: float = 20.0) -> Any:
+        """A symbolic proof of the shipped code: `symbolic.prove` of the claim, for an opaque schedule where it has one.
+
+        Raises: ImportError without sympy.
+        """
+        from diffeq_gen.theorems.symbolic import Opaque, prove
+
+        case = {}
+        for name, value in example(self.domains).items():
+            family = "variance-preserving" if "variance-preserving" in self.domains[name].assumes else "any"
+            leaves, treedef = jax.tree.flatten(value)
+            single = jax.tree.unflatten(treedef, [np.asarray(leaf)[0] for leaf in leaves])
+            case[name] = Opaque(family) if self.domains[name].target == "schedule" else single
+        return prove(lambda **case: self.claim(**case)[:2], seconds=seconds, **case)
 
     def _search(
         self, claim: Callable, order: float | None, domains: Mapping[str, Domain], cases: int, seed: int, dtype: str,
