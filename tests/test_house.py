@@ -32,8 +32,19 @@ LIBRARIES = {0: {"jax", "chex", "numpy"}, 6: {"flax", "optax", "orbax", "sklearn
 LIBRARIES |= {7: {"hypothesis", "sympy", "mpmath"}, 8: {"matplotlib", "tyro", "pytest"}}
 """What a floor may import besides the standard library; a higher floor may all that a lower one may."""
 
-BASES = {"NamedTuple", "Protocol", "Exception", "ValueError", "Enum", "StrEnum", "TypedDict", "Module"}
-"""Nouns are frozen pytrees: nothing to inherit from but what Python and Flax ask for."""
+BASES = {
+    "NamedTuple",
+    "Protocol",
+    "Exception",
+    "ValueError",
+    "Enum",
+    "StrEnum",
+    "TypedDict",
+    "Module",
+    "Item",
+    "Collector",
+}
+"""Nouns are frozen pytrees: nothing to inherit from but what Python, Flax and pytest ask for."""
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 READING = list(FLOORS)

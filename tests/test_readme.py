@@ -1,8 +1,11 @@
 """README.md is run: its examples, its command lines, and the two lines that set the project up."""
 
 import doctest
+import functools
+import itertools
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,6 +27,7 @@ def lines() -> list[str]:
     return [line for _, text in blocks("sh") for line in text.splitlines() if line.strip()]
 
 
+REAL = cli._commands()
 COMMANDS = [part.strip() for line in lines() for part in line.split("&&") if "diffeq-gen " in part]
 
 
@@ -41,18 +45,26 @@ def test_its_python_blocks_run_in_the_order_of_the_page():
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_its_command_lines_are_understood(command, capsys):
-    """Each names a subcommand, options that its help knows, and theorems that exist."""
+def test_its_command_lines_are_understood(command, monkeypatch):
+    """Each is parsed to its end, and names theorems that exist; what it would run is left out."""
     _, subcommand, *rest = shlex.split(command)
-    with pytest.raises(SystemExit) as leaving:
-        cli.main([subcommand, "--help"])
-    understood = capsys.readouterr().out
-    assert leaving.value.code in (0, None)
-    for option in (word.split("=")[0] for word in rest if word.startswith("--")):
-        assert re.search(rf"{re.escape(option)}\b", understood), f"{subcommand} has no {option}"
+    parsed: list[str] = []
+    monkeypatch.setattr(cli, "_commands", lambda: {name: parse_only(run, parsed) for name, run in REAL.items()})
+    assert (cli.main([subcommand, *rest]), parsed) == (0, [subcommand])
     if subcommand in ("show", "verify"):
-        for name in rest[: next((i for i, word in enumerate(rest) if word.startswith("-")), len(rest))]:
+        for name in itertools.takewhile(lambda word: not word.startswith("-"), rest):
             assert name in theorems.all_theorems()
+
+
+def parse_only(run: Callable[..., int], parsed: list[str]) -> Callable[..., int]:
+    """A command with the same parameters that does nothing."""
+
+    @functools.wraps(run)
+    def nothing(*args: object, **options: object) -> int:
+        parsed.append(run.__name__)
+        return 0
+
+    return nothing
 
 
 def test_exactly_two_lines_set_it_up():
