@@ -265,8 +265,8 @@ def test_parameters_keep_the_order_of_the_house(path):
 @each("path", PUBLIC)
 def test_options_are_keyword_only(path):
     for node in public_functions(path):
-        is_decorator = len(parameters(node)) == 1 and node.args.kwonlyargs  # @f and @f(option=...) alike
-        assert is_decorator or not node.args.defaults, line(path, node, f"{node.name}: an option stands after the *")
+        alone = len(parameters(node)) == 1  # main(), main(args); @f, @f(option=...)
+        assert alone or not node.args.defaults, line(path, node, f"{node.name}: an option stands after the *")
 
 
 # Docstrings and theorems
