@@ -99,4 +99,6 @@ def apply(primitive: Any, *operands: Any, **params: Any) -> Any:
 
 
 def _known(value: Any) -> Any:
+    if isinstance(value, jax.core.Tracer):  # under jit, jax traces known operands as well
+        return value
     return value if jax.numpy.issubdtype(value.dtype, jax.dtypes.extended) else np.asarray(value)

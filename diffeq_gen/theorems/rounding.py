@@ -2,11 +2,11 @@
 
     |fl(f)(x) - f(x)| <= bound(x),  f(x) in real arithmetic on the same floats
 
-Running error analysis: Wilkinson 1963; Higham 2002, section 3.3.  The function is traced once and its jaxpr interpreted
-on pairs (value, radius): half an ulp for every operation, a few for an elementary function, and the radii of the operands
-carried through each operation's largest slope.  Comparisons that the radii leave undecided take the union of both
-branches.  So an identity is judged without a tolerance chosen by hand.  The tables of rules are `rounding_rules` (one and
-two arguments), `rounding_arrays`, `rounding_sums` and `rounding_linear`.
+Running error analysis: Wilkinson 1963; Higham 2002, section 3.3.  The function is traced once and its jaxpr
+interpreted on pairs (value, radius): half an ulp for every operation, a few for an elementary function, and the radii
+of the operands carried through each operation's largest slope.  Comparisons that the radii leave undecided take the
+union of both branches.  So an identity is judged without a tolerance chosen by hand.  The tables of rules are
+`rounding_rules` (one and two arguments), `rounding_arrays`, `rounding_sums` and `rounding_linear`.
 """
 
 import functools
@@ -20,9 +20,11 @@ from jax.extend import core
 
 from diffeq_gen.theorems.either import apply as apply_primitive
 from diffeq_gen.theorems.either import either as jnp
+from diffeq_gen.theorems.either import is_traced
 from diffeq_gen.theorems.rounding_arrays import ARRAYS
 from diffeq_gen.theorems.rounding_linear import LINEAR, linear_solve
 from diffeq_gen.theorems.rounding_rules import BINARY, UNARY, Ball, is_float, radius_of, settle, tiny, unary, unit
+from diffeq_gen.theorems.rounding_sums import SUMS
 
 __all__ = ["Residual", "bounded", "primitives", "residual"]
 
@@ -51,7 +53,7 @@ def bounded(f: Callable) -> Callable:
         closed, shapes = jax.make_jaxpr(lambda *flat: f(*jax.tree.unflatten(tree, flat)), return_shape=True)(*leaves)
         outs = interpret(closed.jaxpr, closed.consts, [given(jnp.asarray(leaf)) for leaf in leaves])
         result = jax.tree.structure(shapes)
-        value = jax.tree.unflatten(result, [b.value for b in outs])
+        value = f(*args) if not is_traced(leaves) else jax.tree.unflatten(result, [b.value for b in outs])
         return value, jax.tree.unflatten(result, [as_float(b) for b in outs])
 
     return judged
@@ -151,6 +153,14 @@ def literal(value: Any, aval: Any) -> Ball:
     return Ball(x, None if short else jnp.asarray(unit(x) * abs(float(x)), x.dtype))
 
 
+def fitted(ball: Ball) -> Ball:
+    """The radius in the type and shape of the value."""
+    if ball.radius is None:
+        return ball
+    dtype = ball.value.dtype if is_float(ball.value) else jnp.bool_
+    return Ball(ball.value, jnp.broadcast_to(jnp.asarray(ball.radius, dtype), np.shape(ball.value)))
+
+
 def as_float(ball: Ball) -> jax.Array:
     """The radius as a number: undecided integers and booleans have an infinite one."""
     if is_float(ball.value):
@@ -159,7 +169,7 @@ def as_float(ball: Ball) -> jax.Array:
 
 
 def interpret(jaxpr: core.Jaxpr, consts: Sequence[Any], args: Sequence[Ball]) -> list[Ball]:
-    """The jaxpr on balls."""
+    """The jaxpr on balls: traced where an operand is, else at once by numpy, which keeps quiet about inf and nan."""
     env: dict[Any, Ball] = {}
 
     def read(v: Any) -> Ball:
@@ -167,8 +177,10 @@ def interpret(jaxpr: core.Jaxpr, consts: Sequence[Any], args: Sequence[Ball]) ->
 
     env.update(zip(jaxpr.constvars, (c if isinstance(c, Ball) else Ball(jnp.asarray(c)) for c in consts), strict=True))
     env.update(zip(jaxpr.invars, args, strict=True))
-    for eqn in jaxpr.eqns:
-        env.update(zip(eqn.outvars, apply(eqn, [read(v) for v in eqn.invars]), strict=True))
+    with np.errstate(all="ignore"):
+        for eqn in jaxpr.eqns:
+            balls = [fitted(ball) for ball in apply(eqn, [read(v) for v in eqn.invars])]
+            env.update(zip(eqn.outvars, balls, strict=True))
     return [Ball(jnp.asarray(b.value), b.radius) for b in map(read, jaxpr.outvars)]
 
 
@@ -233,6 +245,10 @@ CALLS = frozenset(
     "call checkpoint closed_call composite core_call custom_jvp_call custom_vjp_call eval_jaxpr jit pjit remat "
     "remat2".split()
 )
+
+
+SMALL = 64
+"""The largest linear system whose inverse is computed only to judge its solution."""
 
 
 def solid(balls: Sequence[Ball], like: Sequence[Ball]) -> list[Ball]:
@@ -325,7 +341,7 @@ def cond(balls: list[Ball], *, branches: Sequence[core.ClosedJaxpr], **params: A
 
 
 def solve(balls: list[Ball], *, const_lengths: Any, jaxprs: Any, **params: Any) -> list[Ball]:
-    """custom_linear_solve, judged a posteriori by the residual of its own matvec."""
+    """custom_linear_solve, judged a posteriori by the residual of its own matvec; large ones by how they are solved."""
     lengths = [const_lengths.matvec, const_lengths.vecmat, const_lengths.solve]
     ends = np.cumsum(lengths)
     matvec_consts, solve_consts = balls[: ends[0]], balls[ends[1] : ends[2]]
@@ -341,6 +357,8 @@ def solve(balls: list[Ball], *, const_lengths: Any, jaxprs: Any, **params: Any) 
         return interpret(jaxprs.matvec.jaxpr, jaxprs.matvec.consts, [*matvec_consts, v])[0]
 
     x = inverse(b[0].value)
+    if np.size(x) > SMALL:
+        return interpret(jaxprs.solve.jaxpr, jaxprs.solve.consts, [*solve_consts, *b])
     return [Ball(x, linear_solve(x, b[0], matvec, inverse))]
 
 

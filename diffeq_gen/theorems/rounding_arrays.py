@@ -3,8 +3,8 @@
     radius(move(x)) = move(radius(x))
     radius(select(c, x, y)) = radius of the chosen one; of the hull of both where the radii leave c undecided
 
-Moore 1966, chapter 3, for the hull; Higham 2002, section 2.1, for conversions.  A rule takes the primitive, its results,
-its operands as balls and its parameters, and returns one radius for each result.
+Moore 1966, chapter 3, for the hull; Higham 2002, section 2.1, for conversions.  A rule takes the primitive, its
+results, its operands as balls and its parameters, and returns one radius for each result.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ def lost(mask: jax.Array) -> jax.Array:
 
 
 def undecided(y: jax.Array, mask: jax.Array) -> jax.Array:
-    """The radius of y when `mask` says that which y it is remains undecided: everything for floats, the mask for the rest."""
+    """The radius of a y that `mask` says could be another: infinite for floats, the mask itself for the rest."""
     shape = np.shape(y)
     return jnp.broadcast_to(jnp.where(mask, jnp.inf, 0.0).astype(y.dtype) if is_float(y) else mask, shape)
 
@@ -68,10 +68,15 @@ def moves(data: int | None) -> Rule:
 
 
 def take(primitive: Any, ys: Sequence[jax.Array], x: Ball, index: Ball, **params: Any) -> Sequence:
-    """Out-of-range reads fill with a constant, whose radius is zero."""
+    """Out-of-range reads fill with a constant, whose radius is zero; an undecided index loses what is read there."""
     if "fill_value" in params:
         params["fill_value"] = None if x.radius is None else (0.0 if is_float(x.value) else False)
-    return move(primitive, ys, x, index, data=1, **params)
+    (y,), (radius,) = ys, move(primitive, ys, x, Ball(index.value), data=1, **params)
+    if index.radius is None:
+        return [radius]
+    mask = jnp.expand_dims(jnp.any(index.radius, -1), tuple(params["dimension_numbers"].offset_dims))
+    known = undecided(y, mask)
+    return [known if radius is None else jnp.where(mask, known, radius)]
 
 
 def convert(primitive: Any, ys: Sequence[jax.Array], x: Ball, **params: Any) -> Sequence:
@@ -81,8 +86,8 @@ def convert(primitive: Any, ys: Sequence[jax.Array], x: Ball, **params: Any) -> 
         if x.radius is None or not is_float(x.value):
             return [x.radius]
         if y.dtype == jnp.bool_:
-            return [(x.radius > 0) & (jnp.abs(x.value) <= x.radius)]
-        reach = x.radius + jnp.where(x.radius > 0, 2 * unit(x.value) * jnp.abs(x.value), 0.0)
+            return [(x.radius > 0) & (jnp.abs(x.value) <= 2 * x.radius)]
+        reach = 2 * x.radius + jnp.where(x.radius > 0, 2 * unit(x.value) * jnp.abs(x.value), 0.0)
         return [(jnp.trunc(x.value - reach) != jnp.trunc(x.value + reach)) | ~jnp.isfinite(reach)]
     if not is_float(x.value):
         bits = 1 if x.value.dtype == jnp.bool_ else jnp.iinfo(x.value.dtype).bits
@@ -109,7 +114,7 @@ def steps(primitive: Any, ys: Sequence[jax.Array], x: Ball, **params: Any) -> Se
     (y,) = ys
     if x.radius is None:
         return [None]
-    reach = x.radius + jnp.where(x.radius > 0, 2 * unit(x.value) * jnp.abs(x.value), 0.0)
+    reach = 2 * x.radius + jnp.where(x.radius > 0, 2 * unit(x.value) * jnp.abs(x.value), 0.0)
     rise = apply_primitive(primitive, x.value + reach, **params) - y
     fall = y - apply_primitive(primitive, x.value - reach, **params)
     return [jnp.where(jnp.isinf(y), x.radius, finite(y, jnp.where(reach == 0, 0.0, jnp.maximum(rise, fall))))]
@@ -138,7 +143,7 @@ def choose(primitive: Any, ys: Sequence[jax.Array], which: Ball, *cases: Ball, *
         return [mask | (False if radius is None else radius)]
     far = jnp.stack([jnp.where(case.value == y, 0.0, jnp.abs(case.value - y)) + radius_of(case) for case in cases])
     union = jnp.max(jnp.where(jnp.isnan(far), jnp.inf, far), axis=0)
-    return [jnp.where(mask, union, 0.0 if radius is None else radius)]
+    return [jnp.where(mask, union, 0.0)] if radius is None else [jnp.where(mask, union + 2 * radius, radius)]
 
 
 def clamp(primitive: Any, ys: Sequence[jax.Array], low: Ball, x: Ball, high: Ball, **params: Any) -> Sequence:
@@ -161,7 +166,7 @@ def sign(primitive: Any, ys: Sequence[jax.Array], x: Ball, **params: Any) -> Seq
     """Certain where |x| > e."""
     if x.radius is None or not is_float(x.value):
         return [x.radius]
-    return [jnp.where((x.radius == 0) | (jnp.abs(x.value) > x.radius), 0.0, 1 + jnp.abs(ys[0]))]
+    return [jnp.where((x.radius == 0) | (jnp.abs(x.value) > 2 * x.radius), 0.0, 1 + jnp.abs(ys[0]))]
 
 
 def same(primitive: Any, ys: Sequence[jax.Array], x: Ball, **params: Any) -> Sequence:
@@ -199,8 +204,8 @@ MOVES = (
 )
 COMPARISONS = "eq eq_to ge gt le le_to lt lt_to ne"
 INTEGERS = (
-    "and bitcast_convert_type clz mulhi not or population_count shift_left shift_right_arithmetic shift_right_logical xor "
-    "random_bits random_fold_in random_seed random_split random_unwrap random_wrap threefry2x32 iota platform_index"
+    "and bitcast_convert_type clz mulhi not or population_count shift_left shift_right_arithmetic shift_right_logical "
+    "xor random_bits random_fold_in random_seed random_split random_unwrap random_wrap threefry2x32 iota platform_index"
 )
 
 ARRAYS: dict[str, Rule] = {

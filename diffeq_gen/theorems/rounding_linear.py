@@ -65,7 +65,7 @@ def cholesky(primitive: Any, ys: Sequence[jax.Array], a: Ball, **params: Any) ->
 
 
 def lu(primitive: Any, ys: Sequence[jax.Array], a: Ball, **params: Any) -> Sequence:
-    """|dL| <= |L| tril(G, -1), |dU| <= triu(G) |U| with G = |L^-1| |dA| |U^-1|; the permutation is taken as computed."""
+    """|dL| <= |L| tril(G, -1), |dU| <= triu(G) |U| with G = |L^-1| |dA| |U^-1|; the pivots are taken as computed."""
     y, _, permutation = ys
     n = y.shape[-1]
     if y.shape[-2] != n:
@@ -101,7 +101,7 @@ def eigh(primitive: Any, ys: Sequence[jax.Array], a: Ball, **params: Any) -> Seq
     size = jnp.max(jnp.abs(values), -1, keepdims=True)
     da = 8 * n * unit(values) * size + norm(radius_of(a))[..., 0]
     gap = jnp.diff(values, axis=-1)
-    far = jnp.full(values.shape[:-1] + (1,), jnp.inf, values.dtype)
+    far = jnp.full((*values.shape[:-1], 1), jnp.inf, values.dtype)
     gap = jnp.minimum(jnp.concatenate([far, gap], -1), jnp.concatenate([gap, far], -1))
     tilt = jnp.where(gap > 2 * da, 2 * da / (gap - 2 * da), 2.0) + 4 * n * unit(values)
     tilt = jnp.broadcast_to(jnp.minimum(tilt, 2.0)[..., None, :], vectors.shape)

@@ -3,11 +3,11 @@
     fl(x op y) = (x op y)(1 + delta),  |delta| <= u = eps / 2          Higham 2002, Eq. (2.4)
     |z y - x_true y_true| <= |x| e_y + |y| e_x + e_x e_y               Higham 2002, section 3.3 (running error analysis)
 
-The idea is Wilkinson's (1963): carry the bound beside the value.  The first summand is rigorous where h bends: a supremum
-of |h'| over [x - e, x + e], never a mere derivative at x.  The second is the library's own error, measured on XLA's CPU
-backend in float32 and float64 against forty digits, with a factor of about two in reserve.  XLA flushes subnormal numbers,
-so every rounding may also lose the smallest normal number.  It may rewrite exp(a) exp(b) as exp(a + b) and a / b as
-a (1 / b): hence the |x| in exp's ulps and the second ulp of div.
+The idea is Wilkinson's (1963): carry the bound beside the value.  The first summand is rigorous where h bends: a
+supremum of |h'| over [x - e, x + e], never a mere derivative at x.  The second is the library's own error, measured on
+XLA's CPU backend in float32 and float64 against forty digits, with a factor of about two in reserve.  XLA flushes
+subnormal numbers, so every rounding may also lose the smallest normal number.  It may rewrite exp(a) exp(b) as
+exp(a + b) and a / b as a (1 / b): hence the |x| in exp's ulps and the second ulp of div.
 """
 
 from collections.abc import Callable
@@ -21,11 +21,9 @@ from diffeq_gen.theorems.either import either as jnp
 
 __all__ = ["BINARY", "UNARY", "Ball", "Unary", "local", "overlap", "radius_of", "settle", "tiny", "unit"]
 
-SQRT_PI = float(np.sqrt(np.pi))
-
 
 class Ball(NamedTuple):
-    """|value - exact| <= radius; None is exactly zero.  For integers and booleans the radius is a mask of undecided ones."""
+    """|value - exact| <= radius; None is exactly zero.  For integers and booleans it is a mask of undecided ones."""
 
     value: jax.Array
     radius: jax.Array | None = None
@@ -309,7 +307,8 @@ def larger(y: jax.Array, a: Ball, b: Ball, sign: float = 1.0) -> jax.Array:
         return jnp.zeros_like(y)
     e, f = radius_of(a), radius_of(b)
     x, z = sign * a.value, sign * b.value
-    radius = jnp.where(x - e > z + f, e, jnp.where(z - f > x + e, f, jnp.maximum(e, f)))
+    gap = 2 * (e + f)
+    radius = jnp.where(x > z + gap, e, jnp.where(z > x + gap, f, jnp.maximum(e, f)))
     return jnp.broadcast_to(jnp.where(jnp.isnan(y) | jnp.isnan(radius), jnp.inf, radius), y.shape)
 
 
@@ -347,7 +346,7 @@ def remainder(y: jax.Array, a: Ball, b: Ball) -> jax.Array:
     if a.radius is None and b.radius is None:
         return jnp.zeros_like(y)
     e = radius_of(a) + (jnp.abs(a.value / b.value) + 1) * radius_of(b)
-    decided = (jnp.abs(y) > e) & (jnp.abs(b.value) - jnp.abs(y) > e)
+    decided = (jnp.abs(y) > 2 * e) & (jnp.abs(b.value) - jnp.abs(y) > 2 * e)
     return settle(y, jnp.where((e == 0) | decided, e, jnp.abs(b.value) + e), (a, b))
 
 
@@ -374,10 +373,13 @@ BINARY: dict[str, Callable] = {
 
 
 def overlap(a: Ball, b: Ball) -> jax.Array | None:
-    """|a - b| <= e_a + e_b: a comparison that rounding leaves undecided; exact operands always decide."""
+    """|a - b| <= 2 (e_a + e_b): a comparison that rounding leaves undecided; exact operands always decide.
+
+    Twice, because XLA may compute an operand again, and differently, where it fuses the comparison with something else.
+    """
     if a.radius is None and b.radius is None:
         return None
     if not is_float(a.value):
         return radius_of(a) | radius_of(b)
-    reach = total(a.radius, b.radius)
+    reach = 2 * total(a.radius, b.radius)
     return (reach > 0) & ~(jnp.abs(a.value - b.value) > reach)

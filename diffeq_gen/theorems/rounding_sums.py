@@ -4,19 +4,21 @@
     |fl(A B) - A B| <= n u |A| |B|                                                   Higham 2002, Eq. (3.13)
     |max_i x_i - max_i y_i| <= max_i |x_i - y_i|, and so for every order statistic
 
-A rule takes the primitive, its results, its operands as balls and its parameters, and returns one radius for each result.
+A rule takes the primitive, its results, its operands as balls and its parameters, and returns one radius for each
+result.
 """
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .rounding_arrays import Rule, finite, integers, lost, undecided
-from .rounding_rules import Ball, add, is_float, mul, radius_of, tiny, unit
+from diffeq_gen.theorems.either import apply as apply_primitive
+from diffeq_gen.theorems.either import either as jnp
+from diffeq_gen.theorems.rounding_arrays import Rule, finite, integers, lost, undecided
+from diffeq_gen.theorems.rounding_rules import Ball, add, is_float, mul, radius_of, tiny, unit
 
 __all__ = ["SUMS"]
 
@@ -40,22 +42,24 @@ def reduce_sum(primitive: Any, ys: Sequence[jax.Array], x: Ball, *, axes: Sequen
     return [jnp.where(jnp.isinf(y) & truth, 0.0, finite(y, radius))]
 
 
-def product(total: Callable, n: int, y: jax.Array, x: Ball) -> jax.Array:
-    """prod(|x| + e) (1 + 2 n u) - prod |x|; no claim where a partial product may underflow."""
-    size = total(jnp.abs(x.value))
-    grown = size if x.radius is None else total(jnp.abs(x.value) + x.radius)
-    spread = jnp.maximum(grown - size, 0.0)
-    nonzero = total(jnp.where(jnp.abs(x.value) + radius_of(x) == 0, 0.0, 1.0).astype(y.dtype)) > 0
-    least = total(jnp.minimum(jnp.abs(x.value), 1.0))
+def product(total: Callable, summed: Callable, n: int, y: jax.Array, x: Ball) -> jax.Array:
+    """prod |x| (exp(sum e / |x|) - 1) + 2 n u prod |x|; no claim where a partial product may underflow."""
+    size, e = jnp.abs(x.value), radius_of(x)
+    whole, reach = total(size), total(size + e)
+    relative = summed(jnp.where(e == 0, 0.0, jnp.where(size > e, e / jnp.where(size > e, size, 1.0), jnp.inf)))
+    spread = jnp.where(jnp.isinf(relative), whole + reach, whole * jnp.expm1(relative))
+    nonzero = total(jnp.where(size + e == 0, 0.0, 1.0).astype(y.dtype)) > 0
+    least = total(jnp.minimum(size, 1.0))
     spread = jnp.where(nonzero & (least < 4 * tiny(y)), jnp.inf, spread)
-    return finite(y, spread + 2 * n * (unit(y) * grown + jnp.where(grown == 0, 0.0, tiny(y)) + tiny(y)))
+    return finite(y, spread + 2 * n * (unit(y) * reach + jnp.where(nonzero, tiny(y), 0.0)))
 
 
 def reduce_prod(primitive: Any, ys: Sequence[jax.Array], x: Ball, *, axes: Sequence[int], **params: Any) -> Sequence:
+    """The bound of a product over the axes."""
     if not is_float(ys[0]):
         return integers(primitive, ys, x)
     n = int(np.prod([x.value.shape[a] for a in axes], dtype=np.int64))
-    return [product(lambda v: jnp.prod(v, tuple(axes)), n, ys[0], x)]
+    return [product(lambda v: jnp.prod(v, tuple(axes)), lambda v: jnp.sum(v, tuple(axes)), n, ys[0], x)]
 
 
 def extreme(rising: float) -> Rule:
@@ -69,8 +73,8 @@ def extreme(rising: float) -> Rule:
         if not is_float(y):
             return [jnp.any(x.radius, axes)]
         v = rising * x.value
-        best = jnp.max(v - x.radius, axes, keepdims=True)
-        contender = (v + x.radius >= best) | jnp.isnan(v) | jnp.isnan(best)
+        best = jnp.max(v - 2 * x.radius, axes, keepdims=True)
+        contender = (v + 2 * x.radius >= best) | jnp.isnan(v) | jnp.isnan(best)
         radius = jnp.max(jnp.where(contender, x.radius, 0.0), axes)
         return [jnp.where(jnp.isnan(y), jnp.inf, radius)]
 
@@ -83,7 +87,7 @@ def winner(rising: float) -> Rule:
     def rule(primitive: Any, ys: Sequence[jax.Array], x: Ball, *, axes: Sequence[int], **params: Any) -> Sequence:
         if x.radius is None:
             return [None]
-        e = x.radius if is_float(x.value) else jnp.where(x.radius, jnp.inf, 0.0)
+        e = 2 * x.radius if is_float(x.value) else jnp.where(x.radius, jnp.inf, 0.0)
         v = rising * x.value.astype(e.dtype)
         best = jnp.max(v - e, tuple(axes), keepdims=True)
         rivals = jnp.sum((v + e >= best) & (e > 0), tuple(axes))
@@ -111,7 +115,8 @@ def cumulative(kind: str) -> Rule:
             )
             return [finite(y, running)]
         if kind == "prod":
-            return [product(lambda v: lax.cumprod(v, axis, reverse), n, y, x)]
+            parts = (lambda v: lax.cumprod(v, axis, reverse), lambda v: lax.cumsum(v, axis, reverse))
+            return [product(*parts, n, y, x)]
         widest = lax.cummax(e, axis, reverse)
         if kind == "extreme":
             return [None if x.radius is None else jnp.where(jnp.isnan(y), jnp.inf, widest)]
@@ -134,7 +139,7 @@ def sort(
         mask = jnp.any(jnp.stack([lost(b.radius) for b in balls if b.radius is not None]))
         return [undecided(y, mask) for y in ys]
     widest = jnp.max(keys[0], dimension, keepdims=True)
-    near = jnp.diff(ys[0], axis=dimension) <= 2 * widest
+    near = jnp.diff(ys[0], axis=dimension) <= 4 * widest
     pad = [(0, 0)] * ys[0].ndim
     before, after = list(pad), list(pad)
     before[dimension], after[dimension] = (1, 0), (0, 1)
