@@ -59,7 +59,7 @@ def forward_sde(schedule: Schedule) -> tuple[Field, Callable[[Time], jax.Array]]
 
     def diffusion(t: Time) -> jax.Array:
         p = at(schedule, t)
-        require(lambda g2, t: jnp.all(g2 >= 0), "g^2 must not be negative: log-SNR rises here", g2=variance_rate(p), t=t)
+        require(lambda g2, t: g2 >= 0, "g^2 must not be negative: log-SNR rises here", g2=variance_rate(p), t=t)
         return jnp.sqrt(variance_rate(p))
 
     return drift, diffusion

@@ -7,6 +7,7 @@ the domain of every conversion, and the factor of every weighting identity: for 
 value is (alpha b - sigma a)/sigma times the error of x0_hat.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -110,7 +111,7 @@ def convert(value: Sample, z: Sample, p: Point, source: Prediction, target: Pred
         return value
     (a, b), (a_target, b_target) = source(p), target(p)
     det = p.alpha * b - p.sigma * a
-    require(lambda det, log_snr: jnp.all(jnp.isfinite(det) & (det != 0)),
+    require(lambda det, log_snr: (abs(det) > 0) & (abs(det) < math.inf),
             f"{_name(source)} does not determine {_name(target)} here: alpha b - sigma a must be finite and not zero",
             determinant=det, log_snr=p.log_snr)  # fmt: skip
     return (a_target * b - a * b_target) / det * z + (p.alpha * b_target - p.sigma * a_target) / det * value

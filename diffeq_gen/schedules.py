@@ -41,9 +41,9 @@ def at(schedule: Schedule, t: Time) -> Point:
     Theorems: slopes-are-derivatives, schedule-rescaling-invariance, time-reparametrisation.
     """
     t = jnp.asarray(t, jnp.result_type(t, float)) if jnp.issubdtype(jnp.result_type(t), jnp.integer) else jnp.asarray(t)
-    require(lambda t: jnp.all((t >= 0) & (t <= 1)), "t must lie in [0, 1]", t=t)
+    require(lambda t: (t >= 0) & (t <= 1), "t must lie in [0, 1]", t=t)
     (alpha, sigma), (alpha_dot, sigma_dot) = jax.jvp(lambda t: _pair(schedule, t), (t,), (jnp.ones_like(t),))
-    require(lambda alpha, sigma, t: jnp.all(alpha >= 0) & jnp.all(sigma >= 0), "alpha and sigma must be non-negative",
+    require(lambda alpha, sigma, t: (alpha >= 0) & (sigma >= 0), "alpha and sigma must be non-negative",
             alpha=alpha, sigma=sigma, t=t)  # fmt: skip
     return Point(t, alpha, sigma, alpha_dot, sigma_dot)
 
@@ -414,7 +414,7 @@ class Tabulated:
         Raises: ValueError where a value lies outside (0, 1); a model with zero terminal SNR is `ZeroTerminalSNR`.
         """
         abar = np.asarray(alphas_cumprod, np.float64)
-        require(lambda abar: np.all((abar > 0) & (abar < 1)), "alphas_cumprod must lie in (0, 1)", alphas_cumprod=abar)
+        require(lambda abar: (abar > 0) & (abar < 1), "alphas_cumprod must lie in (0, 1)", alphas_cumprod=abar)
         return Tabulated(np.log(abar) - np.log1p(-abar))
 
     @staticmethod
@@ -425,7 +425,7 @@ class Tabulated:
         Raises: ValueError where a value lies outside (0, 1).
         """
         beta = np.asarray(betas, np.float64)
-        require(lambda beta: np.all((beta > 0) & (beta < 1)), "betas must lie in (0, 1)", betas=beta)
+        require(lambda beta: (beta > 0) & (beta < 1), "betas must lie in (0, 1)", betas=beta)
         log_abar = np.cumsum(np.log1p(-beta))
         return Tabulated(log_abar - np.log(-np.expm1(log_abar)))
 

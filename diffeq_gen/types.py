@@ -57,15 +57,27 @@ def static(**options: Any) -> Any:
 
 @dataclass_transform(field_specifiers=(dataclasses.field, static), frozen_default=True)
 def pytree(cls: Cls) -> Cls:
-    """A noun: a frozen dataclass that is a JAX pytree and prints as its constructor call."""
+    """A noun: a frozen dataclass that is a JAX pytree and prints as its constructor call.
+
+    The constructor checks what a user wrote; what JAX puts in its place (tracers, tangents, a whole batch) is not checked.
+    """
     cls = dataclasses.dataclass(frozen=True, repr=False, eq=False)(cls)
-    fields = dataclasses.fields(cls)
     cls.__repr__ = _constructor_call
-    jax.tree_util.register_dataclass(
-        cls,
-        data_fields=[field.name for field in fields if not field.metadata.get("static")],
-        meta_fields=[field.name for field in fields if field.metadata.get("static")],
-    )
+    fields = dataclasses.fields(cls)
+    leaves = [field.name for field in fields if not field.metadata.get("static")]
+    statics = [field.name for field in fields if field.metadata.get("static")]
+
+    def flatten(noun: Any) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:
+        keyed = [(jax.tree_util.GetAttrKey(name), getattr(noun, name)) for name in leaves]
+        return keyed, tuple(getattr(noun, name) for name in statics)
+
+    def unflatten(structure: tuple[Any, ...], children: Any) -> Any:
+        noun = object.__new__(cls)
+        for name, value in (*zip(leaves, children, strict=True), *zip(statics, structure, strict=True)):
+            object.__setattr__(noun, name, value)
+        return noun
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten, unflatten)
     return cls
 
 
@@ -109,15 +121,18 @@ def checked_under_jit() -> Iterator[None]:
 
 
 def require(holds: Callable[..., Any], message: str, **values: Any) -> None:
-    """Raises ``ValueError: <message>, got name=value`` where ``holds(*values)`` is false for the given values.
+    """Raises ``ValueError: <message>, got name=value`` where ``holds(*values)`` is false, anywhere, for the given values.
 
+    `holds` is written with operators alone: known values reach it as numbers or numpy arrays, also while tracing.
     Values that are only known under `jit` pass unchecked, unless `checked_under_jit` asks for `checkify`.
     Raises: ValueError.
     """
     if all(concrete(leaf) for value in values.values() for leaf in jax.tree.leaves(value)):
-        if not np.all(holds(*values.values())):
-            got = ", ".join(f"{name}={_literal(value)}" for name, value in values.items())
-            raise ValueError(f"{message}, got {got}")
+        known = {name: np.asarray(value) if isinstance(value, jax.Array) else value for name, value in values.items()}
+        with np.errstate(all="ignore"):
+            holding = np.all(holds(*known.values()))
+        if not holding:
+            raise ValueError(f"{message}, got {', '.join(f'{name}={_literal(value)}' for name, value in known.items())}")
     elif _under_jit.get():
         got = ", ".join(f"{name}={{{name}}}" for name in values)
         checkify.check(jnp.all(holds(*values.values())), f"{message}, got {got}", **values)

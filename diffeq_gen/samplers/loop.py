@@ -7,6 +7,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diffeq_gen.types import Key, Sample, Sampler, require
 
@@ -53,8 +54,8 @@ def _run(key: Key, sampler: Sampler, z: Sample, times: jax.Array, keep: bool) ->
 
 def _require_falling(times: jax.Array) -> None:
     require(
-        lambda times: jnp.ndim(times) == 1 and len(times) > 1 and bool(jnp.all(jnp.diff(jnp.asarray(times)) < 0)),
+        lambda times: np.ndim(times) == 1 and len(times) > 1 and np.all(np.diff(times) < 0),
         "times must be a decreasing sequence of at least two values",
         times=times,
     )
-    require(lambda first, last: 0 <= last and first <= 1, "times must lie within [0, 1]", first=times[0], last=times[-1])
+    require(lambda first, last: (last >= 0) & (first <= 1), "times must lie within [0, 1]", first=times[0], last=times[-1])

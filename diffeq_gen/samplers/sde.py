@@ -19,7 +19,7 @@ def euler_maruyama(
 ) -> Sampler:
     """z_s = z_t + (s - t) b(z_t, t) + eta g sqrt(t - s) eps, (b, eta g) from `equations.reverse_sde`.  Song et al. 2021.
 
-    One evaluation a step, weak order one.  eta = 0 is `euler`.
+    One evaluation a step, weak order one.  eta = 0 is `euler`.  Undefined at alpha_t = 0 and at sigma_t = 0, where g has no value.
     Raises: ValueError where a constant eta is negative.
     Theorems: em-orders-linear, reverse-family.
     """

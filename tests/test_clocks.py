@@ -1,0 +1,67 @@
+"""Log-SNR, its inverse, and grids of times."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffeq_gen import clocks
+from diffeq_gen.schedules import EDM, VE, VP, Cosine, Flow
+
+
+def cubic(t):
+    return 1 - t**3, t
+
+
+@pytest.mark.parametrize("log_snr", [-40.0, -12.0, 0.0, 12.0, 40.0])
+def test_bisection_inverts_a_schedule_without_closed_form(log_snr):
+    t = clocks.time_at(cubic, log_snr)
+    assert abs(clocks.log_snr(cubic, t) - log_snr) < 1e-9 * max(1.0, np.exp(-log_snr / 2))
+
+
+def test_bisection_is_differentiable_and_clips_outside_the_range():
+    slope = jax.grad(lambda value: clocks.time_at(cubic, value))(1.5)
+    t = clocks.time_at(cubic, 1.5)
+    assert np.allclose(slope, 1 / clocks.log_snr_dot(cubic, t))
+    ve = lambda t: (jnp.ones_like(t), jnp.exp(t))  # noqa: E731
+    assert clocks.time_at(ve, 5.0) == 0 and np.allclose(clocks.time_at(ve, -9.0), 1)
+
+
+def test_bisection_differentiates_in_the_parameters_of_a_schedule():
+    slope = jax.grad(lambda k: clocks.time_at(lambda t: (1 - t**3, k * t), 1.5))(2.0)
+    plus, minus = (clocks.time_at(lambda t, k=k: (1 - t**3, k * t), 1.5) for k in (2 + 1e-6, 2 - 1e-6))
+    assert np.allclose(slope, (plus - minus) / 2e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("schedule", [Flow(), Cosine(), VP(), VE(), EDM(), cubic], ids=lambda s: getattr(s, "__name__", repr(s)))
+@pytest.mark.parametrize("n", [1, 7])
+def test_grids_fall_and_hold_one_value_more_than_steps(schedule, n, precision):
+    for times in (clocks.uniform(n), clocks.uniform_log_snr(schedule, n), clocks.karras(schedule, n)):
+        assert times.shape == (n + 1,) and times.dtype == precision
+        assert bool(jnp.all(jnp.diff(times) < 0)) and times[0] <= 1 and times[-1] >= 0
+
+
+def test_karras_is_the_papers_grid():
+    sigma = jax.vmap(EDM())(clocks.karras(EDM(), 17))[1]
+    i = np.arange(18) / 17
+    assert np.allclose(sigma, (80 ** (1 / 7) + i * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7)
+
+
+def test_a_grid_is_cut_to_what_the_schedule_reaches():
+    times = clocks.uniform_log_snr(VE(0.1, 10.0), 4, log_snr_min=-100.0, log_snr_max=100.0)
+    assert np.allclose(times, [1, 0.75, 0.5, 0.25, 0])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: clocks.uniform(0), "at least one step, got n=0"),
+        (lambda: clocks.uniform(3, first=0.2, last=0.4), "times must fall from first to last"),
+        (lambda: clocks.uniform_log_snr(Flow(), 3, log_snr_min=2.0, log_snr_max=1.0), "log_snr_min must be below"),
+        (lambda: clocks.karras(Flow(), 3, rho=0.0), "rho must be positive"),
+        (lambda: clocks.karras(Flow(), 3, sigma_min=0.0), "sigma must fall"),
+    ],
+)
+def test_bad_grids_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -1,0 +1,111 @@
+"""Schedules at their ends, in both precisions, and what they refuse."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffeq_gen import clocks, schedules
+from diffeq_gen.schedules import EDM, IDDPM, VE, VP, Cosine, Flow, Laplace, Sigmoid, SubVP, Tabulated, ZeroTerminalSNR, at, checked
+
+BETAS = np.linspace(1e-4, 0.02, 1000)
+EVERY = [Flow(), Cosine(), Cosine(1.0, -12.0, 9.0), IDDPM(), VP(), SubVP(), VE(), EDM(), Sigmoid(), Laplace(),
+         Tabulated.from_betas(BETAS), ZeroTerminalSNR(VP()), ZeroTerminalSNR(Tabulated.from_betas(BETAS)),
+         clocks.resolution_shift(Flow(), 4.0), clocks.resolution_shift(VP(), 4.0)]  # fmt: skip
+
+
+@pytest.mark.parametrize("schedule", EVERY, ids=repr)
+def test_every_family_is_a_schedule_in_both_precisions(schedule, precision):
+    assert checked(schedule) is schedule
+    p = jax.jit(lambda t: at(schedule, t))(jnp.asarray(0.3, precision))
+    assert all(leaf.dtype == precision and jnp.isfinite(leaf) for leaf in jax.tree.leaves(p))
+    assert p.sigma_dot > 0 >= p.alpha_dot
+
+
+@pytest.mark.parametrize("schedule", EVERY, ids=repr)
+def test_the_ends_are_neither_negative_nor_nan(schedule, precision):
+    for t in (0.0, 1.0):
+        alpha, sigma = schedule(jnp.asarray(t, precision))
+        assert alpha >= 0 and sigma >= 0 and alpha + sigma > 0.5
+
+
+@pytest.mark.parametrize("schedule", [Flow(), Cosine(), IDDPM(), Sigmoid(), Laplace(), ZeroTerminalSNR(VP())], ids=repr)
+def test_alpha_is_exactly_zero_at_one_where_the_family_says_so(schedule, precision):
+    assert schedule(jnp.asarray(1.0, precision))[0] == 0
+
+
+@pytest.mark.parametrize("schedule", EVERY, ids=repr)
+def test_float32_agrees_with_float64_where_it_is_read(schedule):
+    """To a few ulps; a shifted or rescaled clock rounds 1 - t away near t = 1, which no formula for alpha can mend."""
+    times = np.array([1e-5, 1e-3, 0.1, 0.5, 0.9, 0.999], np.float32)
+    if isinstance(schedule, ZeroTerminalSNR | clocks.ResolutionShift):
+        times = times[:-1]
+    with jax.enable_x64(True):
+        exact = [np.asarray(part) for part in jax.vmap(schedule)(jnp.asarray(times, jnp.float64))]
+    with jax.enable_x64(False):
+        rough = [np.asarray(part) for part in jax.vmap(schedule)(jnp.asarray(times))]
+    for one, other in zip(rough, exact, strict=True):
+        np.testing.assert_allclose(one, other, rtol=64 * np.finfo(np.float32).eps)
+
+
+def test_a_lambda_is_a_schedule():
+    p = at(lambda t: (1 - t**3, t), 0.5)
+    assert (p.alpha, p.alpha_dot, p.sigma, p.sigma_dot) == (0.875, -0.75, 0.5, 1.0)
+    assert at(lambda t: (1.0, t), 0.5).alpha_dot == 0
+    assert at(Flow(), 1).alpha == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: VP(-1.0), "beta_min must be positive, got beta_min=-1.0"),
+        (lambda: VP(3.0, 2.0), "beta_max must be at least beta_min, got beta_min=3.0, beta_max=2.0"),
+        (lambda: SubVP(0.0), "beta_min must be positive"),
+        (lambda: VE(0.0), "sigma_min must be positive"),
+        (lambda: VE(2.0, 1.0), "sigma_max must exceed sigma_min, got sigma_min=2.0, sigma_max=1.0"),
+        (lambda: EDM(rho=0.0), "rho must be positive"),
+        (lambda: Sigmoid(1.0, 1.0), "start must be below end"),
+        (lambda: Sigmoid(tau=-1.0), "tau must be positive"),
+        (lambda: Laplace(scale=0.0), "scale must be positive"),
+        (lambda: IDDPM(0.0), "s must be positive"),
+        (lambda: Cosine(log_snr_min=1.0, log_snr_max=1.0), "log_snr_min must be below log_snr_max"),
+        (lambda: Tabulated([1.0]), "log_snrs must be a finite, decreasing sequence"),
+        (lambda: Tabulated(np.array([1.0, 2.0])), "log_snrs must be a finite, decreasing sequence"),
+        (lambda: Tabulated.from_betas([0.1, 1.0]), "betas must lie in"),
+        (lambda: Tabulated.from_alphas_cumprod([0.9, 0.0]), "alphas_cumprod must lie in"),
+        (lambda: clocks.resolution_shift(Flow(), 0.0), "ratio must be positive"),
+        (lambda: at(Flow(), 1.5), r"t must lie in \[0, 1\], got t=1.5"),
+        (lambda: at(Flow(), float("nan")), r"t must lie in \[0, 1\]"),
+        (lambda: at(lambda t: (1 - 2 * t, t), 0.75), "alpha and sigma must be non-negative, got alpha=-0.5"),
+        (lambda: at(lambda t: (jnp.log(t - 0.5), t), 0.25), "alpha and sigma must be non-negative, got alpha=nan"),
+        (lambda: checked(lambda t: (1 - t, 0 * t)), "sigma must be positive and finite, got sigma=0.0 at t="),
+        (lambda: checked(lambda t: (1 - t, 1 - t)), "log-SNR must decrease in t"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("thing", [3.0, "cosine", lambda t: t, lambda t: (t, t, t), lambda t: [t, t]])
+def test_an_object_that_is_no_schedule_is_told_so(thing):
+    with pytest.raises(TypeError, match="a schedule"):
+        at(thing, 0.5)
+
+
+def test_ddpm_betas_keep_their_first_sigma():
+    """The first variance is beta_0 itself; by subtraction in float32 it is off by 1.7e-4."""
+    schedule = Tabulated.from_betas(BETAS)
+    with jax.enable_x64(False):
+        sigma = schedule(jnp.zeros(()))[1]
+        assert abs(float(sigma) ** 2 / 1e-4 - 1) < 4e-6
+        naive = 1 - jnp.cumprod(1 - jnp.asarray(BETAS))[0]
+        assert abs(float(naive) / 1e-4 - 1) > 1e-4
+    assert np.allclose(schedule.log_snrs[-1], np.log(4.0358e-5), atol=1e-3)
+
+
+def test_schedules_differentiate_in_their_parameters():
+    slope = jax.grad(lambda schedule: at(schedule, 0.3).sigma)(VP(0.1, 20.0))
+    step = 1e-6
+    difference = (at(VP(0.1, 20.0 + step), 0.3).sigma - at(VP(0.1, 20.0 - step), 0.3).sigma) / (2 * step)
+    assert np.allclose(slope.beta_max, difference, rtol=1e-6)
