@@ -47,7 +47,7 @@ SELECTIONS: dict[str, list[str]] = {}
 
 PRELOADED = ("numpy", "jax", "jax.numpy", "hypothesis", "pytest", "sympy", "mpmath")
 QUIET = ("-W", "ignore::pytest.PytestAssertRewriteWarning")  # a preloaded plugin's own asserts need no rewriting
-STRICT = ("-x", "-q", "--no-header", "-p", "no:cacheprovider", "-p", "no:xdist", *QUIET)
+STRICT = ("-x", "-q", "--no-header", "-p", "no:xdist", *QUIET)
 OUTCOMES = {0: "survived", 1: "killed", 2: "killed", 3: "killed", 4: "killed"}
 """By pytest's exit codes: 2 and 4 are errors at collection and in a conftest, which did not arise without the fault."""
 
@@ -113,9 +113,12 @@ def child(root: Path, fault: Fault | None, tests: Sequence[str], log: Path) -> N
     try:
         os.chdir(root)
         sys.path.insert(0, str(root))
+        if "jax" in sys.modules:  # a run without a fault fills the cache of compiled code, a mutant only reads it
+            slower = 0.0 if fault is None else 1e9
+            sys.modules["jax"].config.update("jax_persistent_cache_min_compile_time_secs", slower)
         if fault is not None:
             sys.meta_path.insert(0, Faulty(fault.module, root / fault.file, fault.mutant.source))
-        code = int(importlib.import_module("pytest").main([*STRICT, *tests]))
+        code = int(importlib.import_module("pytest").main([*STRICT, "-o", f"cache_dir={log}.cache", *tests]))
     except BaseException:
         traceback.print_exc()
     finally:
@@ -196,10 +199,12 @@ def baselines(
     """Selection -> seconds without a fault.  Raises: SystemExit, with pytest's words, where one does not pass."""
     times = {}
     for tests in dict.fromkeys(selections):
-        for run in forks(root, [(None, tests, limit)] * jobs, jobs):  # as many at once as there will be
-            if run["outcome"] != "survived":
-                sys.exit(f"without a fault, pytest {' '.join(tests)} ends in {run['outcome']}:\n{run['text'][-3000:]}")
-            times[tests] = max(times.get(tests, 0.0), run["seconds"])
+        for together in (1, jobs):  # alone, to fill the cache of compiled code; then as many at once as there will be
+            for run in forks(root, [(None, tests, limit)] * together, together):
+                if run["outcome"] != "survived":
+                    words = run["text"][-3000:]
+                    sys.exit(f"without a fault, pytest {' '.join(tests)} ends in {run['outcome']}:\n{words}")
+                times[tests] = run["seconds"]
     return times
 
 
@@ -243,6 +248,7 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=float, default=300.0, help="seconds for a selection without a fault")
     parser.add_argument("--patience", type=float, default=10.0, help="seconds granted beyond four times that")
+    parser.add_argument("--preload", nargs="+", default=list(PRELOADED), metavar="MODULE", help="imported once, before")
     parser.add_argument("--list", action="store_true", help="only list the mutants")
     parser.add_argument("--root", type=Path, default=ROOT, help="the folder of the package and its tests")
     parser.add_argument("--package", default="diffeq_gen")
@@ -287,32 +293,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     known = {entry["name"]: entry for entry in earlier}
     results = [known[fault.mutant.name] for fault in planted if fault.mutant.name in known]
     left = [fault for fault in planted if fault.mutant.name not in known]
-    prepare()
-    if left:
-        times = baselines(root, (fault.tests for fault in left), chosen.jobs, chosen.limit)
-        for tests, seconds in times.items():
-            print(f"{seconds:6.1f} s without a fault: {' '.join(tests)}", flush=True)
-        work = [(fault, fault.tests, chosen.patience + 4 * times[fault.tests]) for fault in left]
-        for i, run in enumerate(forks(root, work, chosen.jobs), 1):
-            entry = record(run)
-            results.append(entry)
-            if chosen.json is not None:
-                with open(chosen.json, "a", encoding="utf-8") as file:
-                    file.write(json.dumps(entry) + "\n")
-            if entry["outcome"] != "killed" or i % 50 == 0:
-                print(f"[{i}/{len(left)}] {entry['outcome']} {entry['file']}:{entry['line']} "
-                      f"{entry['before']} => {entry['after']}", flush=True)  # fmt: skip
+    with tempfile.TemporaryDirectory() as cache:
+        prepare(chosen.preload, Path(cache))
+        results += planting(root, left, chosen)
     print(table(results))
     return int(any(entry["outcome"] in ("survived", "error") for entry in results))
 
 
-def prepare() -> None:
-    """What all forks share: imports without a backend, compiled code and caches outside the source tree."""
-    cache = Path(tempfile.gettempdir()) / f"diffeq_gen-mutation-{os.getuid()}"
+def planting(root: Path, left: Sequence[Fault], chosen: argparse.Namespace) -> list[dict[str, object]]:
+    """Runs the faults that are left, tells of each as it ends, and appends it to the JSON file."""
+    times = baselines(root, (fault.tests for fault in left), chosen.jobs, chosen.limit)
+    for tests, seconds in times.items():
+        print(f"{seconds:6.1f} s without a fault: {' '.join(tests)}", flush=True)
+    results = []
+    work = [(fault, fault.tests, chosen.patience + 4 * times[fault.tests]) for fault in left]
+    for i, run in enumerate(forks(root, work, chosen.jobs), 1):
+        entry = record(run)
+        results.append(entry)
+        if chosen.json is not None:
+            with open(chosen.json, "a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+        if entry["outcome"] != "killed" or i % 50 == 0:
+            fault = f"{entry['file']}:{entry['line']} {entry['before']} => {entry['after']}"
+            print(f"[{i}/{len(left)}] {entry['outcome']} {fault}", flush=True)
+    return results
+
+
+def prepare(modules: Iterable[str], cache: Path) -> None:
+    """What all forks share: imports without a backend; compiled code is kept outside the source tree."""
     sys.pycache_prefix = str(cache / "pycache")
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    os.environ.setdefault("PYTHONHASHSEED", "0")
-    for module in PRELOADED:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache / "compiled")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    for module in modules:
         with contextlib.suppress(ImportError):
             importlib.import_module(module)
 

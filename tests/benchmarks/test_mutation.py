@@ -100,8 +100,20 @@ def toy(tmp_path):
 
 
 def run(toy, *arguments):
-    command = [sys.executable, "-m", "benchmarks.mutation", "--root", str(toy), "--package", "toy", "--files", "*.py"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.mutation",
+        "--root",
+        str(toy),
+        "--package",
+        "toy",
+        "--files",
+        "*.py",
+        "--preload",
+        "pytest",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     return subprocess.run(
         [*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
@@ -141,7 +153,7 @@ def test_a_fault_that_never_ends_is_a_timeout(toy):
     (toy / "tests" / "test_double.py").write_text(
         "from toy.double import steps\n\n\ndef test_steps():\n    assert steps(3) == 3\n"
     )
-    ended = run(toy, "--json", str(toy / "results.jsonl"), "--limit", "2", "--patience", "1")
+    ended = run(toy, "--json", str(toy / "results.jsonl"), "--patience", "1")
     outcomes = {
         entry["after"]: entry["outcome"] for entry in map(json.loads, (toy / "results.jsonl").read_text().splitlines())
     }
