@@ -256,13 +256,22 @@ def _alarm(seconds: float) -> Iterator[None]:
         yield
         return
 
-    def ring(*_: Any) -> None:
+    def ring(_: int, frame: Any) -> None:
+        while frame is not None:  # raised inside a finaliser it would be swallowed: the next ring will do
+            if frame.f_code.co_name in ("_xla_gc_callback", "__del__"):
+                return
+            frame = frame.f_back
         raise TimeoutError
 
     before = signal.signal(signal.SIGALRM, ring)
-    remaining = signal.setitimer(signal.ITIMER_REAL, seconds)
+    remaining = signal.setitimer(signal.ITIMER_REAL, seconds, 0.25)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, *remaining)
+        while True:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, *remaining)
+                break
+            except TimeoutError:
+                continue
         signal.signal(signal.SIGALRM, before)
