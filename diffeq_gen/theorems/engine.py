@@ -10,6 +10,7 @@ make the verdict "vacuous", which is no proof.
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -23,13 +24,18 @@ __all__ = ["JUDGES", "Finding", "describe", "measure", "search", "shrink"]
 Claim = Callable[..., Any]
 Measured = tuple[np.ndarray, np.ndarray, np.ndarray]
 
-CHUNK = 1 << 13
+CHUNK = 1 << 14
+WORKERS = 2
 DECISIVE = {"float64": 1e-6, "float32": 1e-2}
+TRUNCATED = 1e3
 SLOPE_BOUND = 0.15
 
 
 def _equal(value: Any, radius: Any, order: float | None) -> Measured:
-    """|left - right| against the radii of both sides, plus the claim's own truncation bound where it has one."""
+    """|left - right| against the radii of both sides, plus the claim's own truncation bound where it has one.
+
+    A bound decides where it is 1e-6 of the scale (1e-2 in float32), or 1e-3 where a truncation is part of it.
+    """
     same_structure(value[0], value[1])
     sides = [[np.asarray(leaf) for leaf in jax.tree.leaves(side)] for side in (*value[:2], *radius[:2])]
     extra = [np.asarray(0.0)] * len(sides[0])
@@ -42,7 +48,8 @@ def _equal(value: Any, radius: Any, order: float | None) -> Measured:
         more = more.reshape(more.shape + (1,) * (gap.ndim - more.ndim))
         bound = np.where(np.isnan(gap), 0.0, e_left + e_right + more + np.finfo(left.dtype).eps * gap)
         parts.append((np.where(np.isnan(gap), np.inf, gap), bound, np.abs(left) + np.abs(right)))
-    return _worst(parts)
+    residual, bound, scale = _worst(parts)
+    return residual, bound, scale * (TRUNCATED if len(value) == 3 else 1)
 
 
 def _below(value: Any, radius: Any, order: float | None) -> Measured:
@@ -131,29 +138,36 @@ def search(
     """
     fixed, compiled = fixed or {}, {} if compiled is None else compiled
     free = {name: domain for name, domain in domains.items() if name not in fixed}
-    first = _with(example(free), given)
     size = min(CHUNK, max(1, cases))
-    worst, decisive, seen = Finding(0, 0.0, 1.0), 0.0, 0
-    with jax.enable_x64(dtype == "float64"):
-        while seen < cases:
-            leaves, treedef = jax.tree.flatten(draw(free, size, seed + seen))
-            if seen == 0:
-                leaves = [_joined(*pair) for pair in zip(jax.tree.leaves(first), leaves, strict=True)]
-            leaves = [_cast(leaf, dtype) for leaf in leaves]
-            key = (claim, kind, dtype, size, treedef, tuple(sorted((name, id(value)) for name, value in fixed.items())))
+    treedef = jax.tree.structure(draw(free, 1, seed))
+    key = (claim, kind, dtype, size, treedef, tuple(sorted((name, id(value)) for name, value in fixed.items())))
+
+    def chunk(start: int) -> tuple[Finding, float]:
+        """The worst of `size` cases, and how many of them the bound decides."""
+        leaves = jax.tree.leaves(draw(free, size, seed + start))
+        if start == 0:
+            first = jax.tree.leaves(_with(example(free), given))
+            leaves = [_joined(*pair) for pair in zip(first, leaves, strict=True)]
+        leaves = [_cast(leaf, dtype) for leaf in leaves]
+        with jax.enable_x64(dtype == "float64"), np.errstate(all="ignore"):
             if key not in compiled:
                 compiled[key] = measure(claim, kind, order, treedef, fixed, leaves)
-            with np.errstate(all="ignore"):
-                res, bound, scale = compiled[key](leaves)
-                ratio = np.where(res == 0, 0.0, np.where(np.isinf(bound), 0.0, res / bound))
-                ratio = np.where(np.isnan(ratio), np.inf, ratio)
-            i = int(np.argmax(ratio))
-            decisive += float(np.sum((bound <= DECISIVE[dtype] * scale) | ((res == 0) & (scale == 0))))
-            seen += len(res)
-            if ratio[i] >= worst.ratio:
-                case = jax.tree.unflatten(treedef, [leaf[i] for leaf in leaves])
-                worst = Finding(seen, float(ratio[i]), 0.0, {**case, **fixed}, float(res[i]), float(bound[i]))
-    return dataclasses.replace(worst, cases=seen, decisive=decisive / seen)
+            res, bound, scale = compiled[key](leaves)
+            ratio = np.where(res == 0, 0.0, np.where(np.isinf(bound), 0.0, res / bound))
+            ratio = np.where(np.isnan(ratio), np.inf, ratio)
+        i = int(np.argmax(ratio))
+        case = {**jax.tree.unflatten(treedef, [leaf[i] for leaf in leaves]), **fixed}
+        decided = np.sum((bound <= DECISIVE[dtype] * scale) | ((res == 0) & (scale == 0)))
+        return Finding(size, float(ratio[i]), 0.0, case, float(res[i]), float(bound[i])), float(decided)
+
+    starts = range(0, cases, size)
+    found = [chunk(0)]
+    if len(starts) > 1:
+        with ThreadPoolExecutor(WORKERS) as pool:
+            found += pool.map(chunk, starts[1:])
+    worst = max((finding for finding, _ in found), key=lambda finding: finding.ratio)
+    seen = size * len(found)
+    return dataclasses.replace(worst, cases=seen, decisive=sum(decided for _, decided in found) / seen)
 
 
 def _joined(first: np.ndarray, rest: np.ndarray) -> np.ndarray:

@@ -143,6 +143,10 @@ class Theorem:
         taken = time.monotonic() - start
         return Verdict(self.name, self.kind, not reason, reason, cases, ratios, decisive, len(self.misses), taken)
 
+    def measure_at(self, case: Mapping[str, Any], *, dtype: str = "float64") -> Finding:
+        """The residual and its bound at one given case, without drawing any."""
+        return self._search(self.claim, self.order, self._variants({})[0], 1, 0, dtype, given=case)
+
     def prove(self, *, seconds: float = 20.0) -> Any:
         """A symbolic proof of the shipped code: `symbolic.prove` of the claim, for an opaque schedule where it has one.
 
