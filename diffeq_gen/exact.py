@@ -38,6 +38,8 @@ class Posterior(NamedTuple):
 
 
 _dot = functools.partial(jnp.matmul, precision="highest")
+_hypot = jax.custom_jvp(lambda x, y: jnp.hypot(x, y))  # its own slopes ask which of the two is larger
+_hypot.defjvps(lambda dx, h, x, y: x / h * dx, lambda dy, h, x, y: y / h * dy)
 
 Moment = Callable[[jax.Array, jax.Array], jax.Array]
 """(r, rows) -> what is asked of sum_k r_k rows_k rows_k^T, for rows that are centred."""
@@ -84,7 +86,7 @@ class Gaussian:
         _require_event(z, jnp.shape(self.mean))
         variance, basis = jnp.linalg.eigh(self.cov)
         root = jnp.sqrt(jnp.maximum(variance, 0))
-        std = jnp.hypot(p.alpha * root, p.sigma)
+        std = _hypot(p.alpha * root, p.sigma)
         return _Spectrum(basis, root, std, _dot(z - p.alpha * self.mean, basis) / std)
 
     def _posterior(self, z: Sample, p: Point) -> Posterior:
