@@ -45,6 +45,7 @@ FILES = (
 SELECTIONS: dict[str, list[str]] = {}
 """File, relative to the package -> pytest arguments; a file that is not here has the tests that mirror it."""
 
+THEOREMS = "property_tests/test_theorems.py"
 PRELOADED = ("numpy", "jax", "jax.numpy", "hypothesis", "pytest", "sympy", "mpmath")
 QUIET = ("-W", "ignore::pytest.PytestAssertRewriteWarning")  # a preloaded plugin's own asserts need no rewriting
 STRICT = ("-x", "-q", "--no-header", "-p", "no:xdist", *QUIET)
@@ -63,7 +64,7 @@ class Fault:
 
 
 def selection(root: Path, package: Path, file: Path) -> list[str]:
-    """The tests of a file: its line in `SELECTIONS`, else its namesakes in tests/ and property_tests/."""
+    """The tests of a file: its line in `SELECTIONS`, else its namesakes, and the theorems that its docstrings cite."""
     relative = file.relative_to(package)
     if relative.as_posix() in SELECTIONS:
         return SELECTIONS[relative.as_posix()]
@@ -72,7 +73,14 @@ def selection(root: Path, package: Path, file: Path) -> list[str]:
     names = [f"test_{chapter}.py" for chapter in chapters]
     folders = [root / "tests" / Path(*inner[:-1]), root / "tests", root / "property_tests"]
     found = [folder / name for name in reversed(names) for folder in folders if (folder / name).is_file()]
-    return [path.relative_to(root).as_posix() for path in dict.fromkeys(found)]
+    tests = [path.relative_to(root).as_posix() for path in dict.fromkeys(found)]
+    if (root / THEOREMS).is_file() and file.is_file():
+        claims = "".join(page.read_text(encoding="utf-8") for page in sorted((package / "theorems").glob("*.py")))
+        known = {name.replace("_", "-") for name in re.findall(r"^def (\w+)", claims, re.MULTILINE)}
+        cited = re.findall(r"Theorems: ([\w,\s-]+)\.", file.read_text(encoding="utf-8"))
+        names = dict.fromkeys(name for line in cited for name in re.split(r",\s+", line))
+        tests += [f"{THEOREMS}::test_theorem[{name}]" for name in names if name in known]
+    return tests
 
 
 def name_of(root: Path, file: Path) -> str:

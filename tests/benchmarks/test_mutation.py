@@ -182,3 +182,14 @@ def test_the_tests_of_a_file_are_its_namesakes(tmp_path):
     assert selection(tmp_path, package, package / "samplers" / "ode.py") == [
         "tests/samplers/test_ode.py", "tests/test_samplers.py", "property_tests/test_samplers.py",
     ]  # fmt: skip
+
+
+def test_the_theorems_that_a_file_cites_are_among_its_tests(tmp_path):
+    for name in ("tests/test_paths.py", "property_tests/test_theorems.py", "package/theorems/a.py", "package/paths.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    package = tmp_path / "package"
+    (package / "theorems" / "a.py").write_text("def one_way():\n    pass\n")
+    (package / "paths.py").write_text("# Theorems: one-way, not-yet-written.\n")
+    expected = ["tests/test_paths.py", "property_tests/test_theorems.py::test_theorem[one-way]"]
+    assert selection(tmp_path, package, package / "paths.py") == expected
