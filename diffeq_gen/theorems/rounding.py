@@ -68,6 +68,7 @@ def residual(f: Callable) -> Callable:
     """
     judge = bounded(f)
 
+    @np.errstate(all="ignore")
     def judged(*args: Any) -> Residual:
         value, bound = judge(*args)
         if not isinstance(value, tuple) or len(value) not in (2, 3):
@@ -125,7 +126,7 @@ def compare(a: jax.Array, b: jax.Array, da: jax.Array, db: jax.Array, more: jax.
     dtype = jnp.promote_types(da.dtype, db.dtype)
     a, b, da, db = (v.astype(dtype) for v in (a, b, da, db))
     gap = jnp.where(a == b, 0.0, jnp.abs(a - b))
-    bound = da + db + unit(gap) * gap + (0.0 if more is None else more.astype(dtype))
+    bound = da + db + jnp.where(jnp.isinf(gap), 0.0, unit(gap) * gap) + (0.0 if more is None else more.astype(dtype))
     broken = jnp.isnan(gap)
     scale = jnp.where(broken, jnp.inf, jnp.abs(a) + jnp.abs(b))
     return Residual(jnp.where(broken, jnp.inf, gap), jnp.where(broken, 0.0, bound), scale)
@@ -164,8 +165,8 @@ def fitted(ball: Ball) -> Ball:
 def as_float(ball: Ball) -> jax.Array:
     """The radius as a number: undecided integers and booleans have an infinite one."""
     if is_float(ball.value):
-        return radius_of(ball)
-    return jnp.where(radius_of(ball), jnp.inf, 0.0)
+        return jnp.where(jnp.isnan(radius_of(ball)), jnp.inf, radius_of(ball)).astype(ball.value.dtype)
+    return jnp.where(radius_of(ball), jnp.inf, 0.0).astype(jnp.zeros(()).dtype)
 
 
 def interpret(jaxpr: core.Jaxpr, consts: Sequence[Any], args: Sequence[Ball]) -> list[Ball]:

@@ -166,7 +166,7 @@ def sign(primitive: Any, ys: Sequence[jax.Array], x: Ball, **params: Any) -> Seq
     """Certain where |x| > e."""
     if x.radius is None or not is_float(x.value):
         return [x.radius]
-    return [jnp.where((x.radius == 0) | (jnp.abs(x.value) > 2 * x.radius), 0.0, 1 + jnp.abs(ys[0]))]
+    return [jnp.where((x.radius == 0) | (jnp.abs(x.value) > 2 * x.radius), 0.0, 2.0).astype(ys[0].dtype)]
 
 
 def same(primitive: Any, ys: Sequence[jax.Array], x: Ball, **params: Any) -> Sequence:

@@ -36,7 +36,8 @@ def reduce_sum(primitive: Any, ys: Sequence[jax.Array], x: Ball, *, axes: Sequen
     radius = jnp.sum(e, axes)
     if n > 1:
         radius = radius + (n - 1) * (
-            unit(y) * jnp.sum(jnp.abs(x.value), axes) + jnp.where((y == 0) & jnp.all(x.value == 0, axes), 0.0, tiny(y))
+            unit(y) * jnp.sum(jnp.abs(x.value), axes)
+            + jnp.where((y == 0) & jnp.all(x.value == 0, axes), 0.0, tiny(y)).astype(y.dtype)
         )
     truth = jnp.any(jnp.isinf(x.value), axes) & jnp.all(jnp.isfinite(e), axes)
     return [jnp.where(jnp.isinf(y) & truth, 0.0, finite(y, radius))]
@@ -51,7 +52,7 @@ def product(total: Callable, summed: Callable, n: int, y: jax.Array, x: Ball) ->
     nonzero = total(jnp.where(size + e == 0, 0.0, 1.0).astype(y.dtype)) > 0
     least = total(jnp.minimum(size, 1.0))
     spread = jnp.where(nonzero & (least < 4 * tiny(y)), jnp.inf, spread)
-    return finite(y, spread + 2 * n * (unit(y) * reach + jnp.where(nonzero, tiny(y), 0.0)))
+    return finite(y, spread + 2 * n * (unit(y) * reach + jnp.where(nonzero, tiny(y), 0.0).astype(y.dtype)))
 
 
 def reduce_prod(primitive: Any, ys: Sequence[jax.Array], x: Ball, *, axes: Sequence[int], **params: Any) -> Sequence:
@@ -87,7 +88,7 @@ def winner(rising: float) -> Rule:
     def rule(primitive: Any, ys: Sequence[jax.Array], x: Ball, *, axes: Sequence[int], **params: Any) -> Sequence:
         if x.radius is None:
             return [None]
-        e = 2 * x.radius if is_float(x.value) else jnp.where(x.radius, jnp.inf, 0.0)
+        e = 2 * x.radius if is_float(x.value) else jnp.where(x.radius, jnp.inf, 0.0).astype(jnp.float32)
         v = rising * x.value.astype(e.dtype)
         best = jnp.max(v - e, tuple(axes), keepdims=True)
         rivals = jnp.sum((v + e >= best) & (e > 0), tuple(axes))
@@ -121,7 +122,7 @@ def cumulative(kind: str) -> Rule:
         if kind == "extreme":
             return [None if x.radius is None else jnp.where(jnp.isnan(y), jnp.inf, widest)]
         levels = 2 * int(np.ceil(np.log2(n + 1)))
-        size = lax.cummax(jnp.where(jnp.isinf(x.value), 0.0, jnp.abs(x.value)), axis, reverse) + np.log(n + 1.0)
+        size = lax.cummax(jnp.where(jnp.isinf(x.value), 0.0, jnp.abs(x.value)), axis, reverse) + float(np.log(n + 1.0))
         radius = finite(y, widest + levels * 8 * unit(y) * (size + 1))
         return [jnp.where(jnp.isneginf(y) & (lax.cumsum(e, axis, reverse) == 0), 0.0, radius)]
 
@@ -226,7 +227,9 @@ def scatter_add(
 
     count = put(jnp.zeros_like(x.value), jnp.ones_like(updates.value))
     size = put(jnp.abs(x.value), jnp.abs(updates.value))
-    radius = put(radius_of(x), radius_of(updates)) + count * (unit(y) * size + jnp.where(size == 0, 0.0, tiny(y)))
+    radius = put(radius_of(x), radius_of(updates)) + count * (
+        unit(y) * size + jnp.where(size == 0, 0.0, tiny(y)).astype(y.dtype)
+    )
     radius = jnp.where(jnp.isinf(y) & (count == 0), radius_of(x), finite(y, radius))
     return [radius if index.radius is None else jnp.where(lost(index.radius), jnp.inf, radius)]
 
