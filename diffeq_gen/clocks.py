@@ -60,17 +60,18 @@ def time_at(schedule: Schedule, log_snr: jax.Array) -> jax.Array:
         return closed_form(log_snr)
 
     def halve(_: int, bracket: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        low, high = bracket
-        middle = (low + high) / 2
-        too_clean = _log_snr(schedule, middle) > log_snr
-        return jnp.where(too_clean, middle, low), jnp.where(too_clean, high, middle)
+        """(low, width), the root between low and low + 2 width: the width stays a power of two, so low gathers no rounding."""
+        low, width = bracket
+        too_clean = _log_snr(schedule, low + width) > log_snr
+        return low + jnp.where(too_clean, width, 0), width / 2
 
-    ends = jnp.zeros_like(log_snr), jnp.ones_like(log_snr)
-    low, high = jax.tree.map(jax.lax.stop_gradient, jax.lax.fori_loop(0, BISECTIONS, halve, ends))
-    guess = jnp.clip((low + high) / 2, jnp.finfo(log_snr.dtype).tiny, 1 - jnp.finfo(log_snr.dtype).epsneg)
+    start = jnp.zeros_like(log_snr), jnp.full_like(log_snr, 0.5)
+    low, width = jax.tree.map(jax.lax.stop_gradient, jax.lax.fori_loop(0, BISECTIONS, halve, start))
+    guess = jnp.clip(low + width, jnp.finfo(log_snr.dtype).tiny, 1 - jnp.finfo(log_snr.dtype).epsneg)
     value, slope = jax.jvp(lambda t: _log_snr(schedule, t), (guess,), (jnp.ones_like(guess),))
     polished = guess + (log_snr - value) / jax.lax.stop_gradient(slope)
-    return jnp.where(jnp.isfinite(polished), jnp.clip(polished, 0, 1), guess)
+    inside = jnp.where(polished < 0, 0, jnp.where(polished > 1, 1, polished))
+    return jnp.where(jnp.isfinite(polished), inside, guess)
 
 
 def _log_snr(schedule: Schedule, t: Time) -> jax.Array:
