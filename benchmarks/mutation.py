@@ -114,6 +114,7 @@ class Faulty(importlib.machinery.SourceFileLoader, importlib.abc.MetaPathFinder)
 def child(root: Path, fault: Fault | None, tests: Sequence[str], log: Path) -> None:
     """The forked process: installs the fault, runs the tests, and leaves with pytest's exit code."""
     os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with open(log, "w", encoding="utf-8") as out:
         os.dup2(out.fileno(), 1)
         os.dup2(out.fileno(), 2)
@@ -310,6 +311,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def planting(root: Path, left: Sequence[Fault], chosen: argparse.Namespace) -> list[dict[str, object]]:
     """Runs the faults that are left, tells of each as it ends, and appends it to the JSON file."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the forks are ended too
     times = baselines(root, (fault.tests for fault in left), chosen.jobs, chosen.limit)
     for tests, seconds in times.items():
         print(f"{seconds:6.1f} s without a fault: {' '.join(tests)}", flush=True)
