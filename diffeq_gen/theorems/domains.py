@@ -180,7 +180,7 @@ class Arbitrary:
         return jnp.exp(log_alpha + kappa), jnp.exp(log_sigma + kappa)
 
     def _log_snr(self, t: Time) -> jax.Array:
-        ends = jnp.log((t + 1e-3) / (1 - t + 1e-3))
+        ends = jnp.log((1000 * t + 1) / (1000 * (1 - t) + 1))  # not 1 - t + 1e-3: XLA makes it 1.001 - t
         wave = t + jnp.sin(2 * math.pi * t) / (2 * math.pi) * 0.9
         return self.start - self.slope * t - self.bend * t**3 - self.swing * ends - self.wave * wave
 

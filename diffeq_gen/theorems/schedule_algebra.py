@@ -300,33 +300,36 @@ def shifted_by_the_ratio_of_pixels(schedule, ratio, t, s):
     return clocks.resolution_shift(families.Flow(), ratio)(t)[1], ratio * t / (1 + (ratio - 1) * t)
 
 
-BETAS = np.linspace(1e-4, 0.3, 40)
-ABAR = [math.prod((1 - fractions.Fraction(beta) for beta in BETAS[: i + 1]), start=fractions.Fraction(1)) for i in range(40)]
+KNOTS = 33
+BETAS = np.linspace(1e-4, 0.3, KNOTS)
+KEPT = [math.prod(1 - fractions.Fraction(beta) for beta in BETAS[: i + 1]) for i in range(KNOTS)]
 
 
-@theorem(source="Ho et al. 2020, Sec. 2: abar_i = prod (1 - beta)", knot=choices("knots", *range(40)))
+@theorem(source="Ho et al. 2020, Sec. 2: abar_i = prod (1 - beta)", knot=choices("knots", *range(KNOTS)))
 def tabulated_is_exact_on_knots(knot):
-    """On its knots i/(n - 1) a tabulated schedule has alpha^2 = prod(1 - beta) and sigma^2 = 1 - prod(1 - beta), and its log-SNR
-    is linear in between."""
-    i = knot.astype(jnp.int32)
-    alphas, sigmas = (jnp.asarray([float(x) for x in xs], knot.dtype)[i] for xs in (ABAR, [1 - a for a in ABAR]))
+    """On its knots i/(n - 1) a tabulated schedule has alpha^2 = prod(1 - beta) and sigma^2 = 1 - prod(1 - beta); in between its
+    log-SNR is linear, and so is its clock."""
+    i, t = knot.astype(jnp.int32), knot * (1 / (KNOTS - 1))
+    alphas, sigmas = (jnp.asarray([float(x) for x in xs], knot.dtype) for xs in (KEPT, [1 - kept for kept in KEPT]))
+    levels = jnp.log(alphas) - jnp.log(sigmas)
     from_betas = families.Tabulated.from_betas(BETAS)
-    from_products = families.Tabulated.from_alphas_cumprod(np.array([float(a) for a in ABAR]))
-    low, high = from_betas.log_snr(knot / 39), from_betas.log_snr(jnp.minimum(knot + 1, 39) / 39)
-    middle = from_betas.log_snr(jnp.minimum(knot + 0.25, 39) / 39)
-    left = [from_betas(knot / 39), from_products(knot / 39), from_betas.time_at(low), middle]
-    right = [(jnp.sqrt(alphas), jnp.sqrt(sigmas))] * 2 + [knot / 39, 0.75 * low + 0.25 * high]
-    # sums of 40 logarithms in float64 before the claim begins, and the subtraction 1 - abar of from_alphas_cumprod
-    before = 40 * 2 * np.finfo(np.float64).eps
-    return left, right, jax.tree.map(lambda side: jnp.full_like(side, before) * (1 + jnp.abs(side)), right)
+    from_products = families.Tabulated.from_alphas_cumprod(np.array([float(kept) for kept in KEPT]))
+    j = jnp.minimum(i, KNOTS - 2)
+    between = (jnp.minimum(knot, KNOTS - 2) + 0.25) * (1 / (KNOTS - 1))
+    level = 0.75 * levels[j] + 0.25 * levels[j + 1]
+    right = [(jnp.sqrt(alphas[i]), jnp.sqrt(sigmas[i]))] * 2 + [level, between]
+    left = [from_betas(t), from_products(t), from_betas.log_snr(between), from_betas.time_at(level)]
+    # before the claim begins, in float64: sums of n logarithms, and 1 - abar from an abar that is rounded
+    before = 2 * KNOTS * np.finfo(np.float64).eps / float(1 - KEPT[0])
+    return left, right, jax.tree.map(lambda side: before * (1 + jnp.abs(side)), right)
 
 
 @tabulated_is_exact_on_knots.near_miss
 def knots_at_i_over_n(knot):
     """Knots at (i + 1)/n, the time that papers give to step i + 1 of n."""
     i = knot.astype(jnp.int32)
-    alphas = jnp.asarray([float(x) for x in ABAR], knot.dtype)[i]
-    return families.Tabulated.from_betas(BETAS)((knot + 1) / 40)[0] ** 2, alphas
+    alphas = jnp.asarray([float(kept) for kept in KEPT], knot.dtype)[i]
+    return families.Tabulated.from_betas(BETAS)((knot + 1) / (KNOTS + 1))[0] ** 2, alphas
 
 
 @theorem(source="Lin et al. 2024, Algorithm 1", schedule=vp_schedules, x0=vectors(3), eps=vectors(3), t=times)
@@ -343,9 +346,9 @@ def zero_terminal_snr(schedule, x0, eps, t):
     a, b = predictions.v(last)
     z, v = paths.perturb(x0, eps, last), a * x0 + b * eps
     return (
-        (alpha + gone, sigma**2, first.alpha, last.alpha, z, predictions.convert(v, z, last, predictions.v, predictions.data),
-         predictions.determinant(predictions.noise, last)),
-        (one, gone * (1 + alpha), kept, zero, last.sigma * eps, -v / last.sigma, zero),
+        (alpha + gone, sigma**2, first.alpha, 1 + last.alpha, z, predictions.convert(v, z, last, predictions.v, predictions.data),
+         1 + predictions.determinant(predictions.noise, last)),
+        (one, gone * (1 + alpha), kept, one, last.sigma * eps, -v / last.sigma, one),
     )  # fmt: skip
 
 
