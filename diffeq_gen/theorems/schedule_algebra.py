@@ -319,9 +319,10 @@ def tabulated_is_exact_on_knots(knot):
     level = 0.75 * levels[j] + 0.25 * levels[j + 1]
     right = [(jnp.sqrt(alphas[i]), jnp.sqrt(sigmas[i]))] * 2 + [level, between]
     left = [from_betas(t), from_products(t), from_betas.log_snr(between), from_betas.time_at(level)]
-    # before the claim begins, in float64: sums of n logarithms, and 1 - abar from an abar that is rounded
-    before = 2 * KNOTS * np.finfo(np.float64).eps / float(1 - KEPT[0])
-    return left, right, jax.tree.map(lambda side: before * (1 + jnp.abs(side)), right)
+    # before the claim begins, in float64: sums of n logarithms of one sign; 1 - abar from an abar that is rounded
+    sums, difference = 2 * KNOTS * np.finfo(np.float64).eps, np.finfo(np.float64).eps / float(1 - KEPT[0])
+    sizes = [jax.tree.map(lambda side: sums * (1 + jnp.abs(side)), part) for part in right]
+    return left, right, [sizes[0], jax.tree.map(lambda side: difference * (1 + jnp.abs(side)), right[1]), *sizes[2:]]
 
 
 @tabulated_is_exact_on_knots.near_miss
