@@ -13,7 +13,11 @@ from diffeq_gen.theorems.registry import NearMiss, Theorem, Verdict, about, all_
 
 __all__ = ["CHAPTERS", "NearMiss", "Theorem", "Verdict", "about", "all_theorems", "get", "theorem"]
 
-CHAPTERS = ("path_algebra", "schedule_algebra", "symmetries", "forward", "closed_form", "reverse", "first_order", "edm_steps", "sampler_laws", "edm_algebra", "errata", "foundations")
+CHAPTERS = (
+    "path_algebra", "schedule_algebra", "symmetries", "forward", "closed_form", "estimation", "reverse_kernels",
+    "reverse", "reverse_flows", "first_order", "stochastic_steps", "edm_steps", "sampler_laws", "sampler_orders",
+    "edm_algebra", "errata", "foundations",
+)  # fmt: skip
 
 for _chapter in CHAPTERS:
     importlib.import_module(f"{__name__}.{_chapter}")

@@ -1,12 +1,15 @@
-"""Chapter 5, laws: what many steps, or one exact step, do to Gaussian data; orders; the loop that drives every sampler.
+"""Chapter 5, chains and laws: the loop that drives every sampler, the weights of its predictions, its exact law on Gaussian data.
 
-    law(step^n)(N(m, C)) against N(alpha m, alpha^2 C + sigma^2 I),        error = C_1 Delta + ...
+    z_N = c_z z_0 + sum_i c_i x0_hat_i + noise,        N(m, C) -> N(A m + b, A C A^T + B B^T)
 """
+
+import itertools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from diffeq_gen import exact, paths, samplers
+from diffeq_gen import exact, samplers
 from diffeq_gen.schedules import Cosine, at
 from diffeq_gen.theorems.domains import (
     choices,
@@ -21,14 +24,12 @@ from diffeq_gen.theorems.domains import (
     times,
     vectors,
 )
-from diffeq_gen.theorems.first_order import _move, _noise_in, _predict, _ratio, _root, _still, _variance
+from diffeq_gen.theorems.first_order import _move, _predict, _ratio
 from diffeq_gen.theorems.registry import theorem
+from diffeq_gen.theorems.stochastic_steps import _root, _still, _variance
 from diffeq_gen.types import Sampler
 
 __all__: list[str] = []
-
-SIZES = (16, 32, 64, 128, 256)
-
 
 @theorem(source="the definition of a chain", seed=choices("seeds", 0, 1, 7, 12345, 2**31 - 1), z=vectors(2), t=times,
          s=earlier("t"), cases=100)  # fmt: skip
@@ -60,37 +61,33 @@ def one_noise_for_every_step(seed, z, t, s):
     """The key used as it is, at every step."""
     key, grid = jax.random.key(seed.astype(jnp.uint32)), jnp.stack([t, (t + s) / 2, s])
     state, memory, noise = z, 0.5 * z, jax.random.normal(key, (2, 2), z.dtype)
-    for here, there in zip(grid[:-1], grid[1:], strict=True):
+    for here, there in itertools.pairwise(grid):
         state, memory = _remembering().step(noise, memory, state, here, there)
     return samplers.sample(key, _remembering(), z, grid), state
 
 
-@theorem(source="the moments of an affine map", kind="in law", world=gaussians(2), eta=fractions, t=times, s=earlier("t"),
-         cases=300)  # fmt: skip
-def law_of_an_affine_sampler(world, eta, t, s):
+@theorem(source="the moments of an affine map", kind="in law", world=gaussians(2), t=times, s=earlier("t"), cases=100)
+def law_of_an_affine_sampler(world, t, s):
     """`law` is the mean and covariance of the whole chain as one affine map: its response to each unit of the first state and of
     every noise, memory included."""
     grid = jnp.stack([t, (t + s) / 2, s])
 
-    def run(sampler, z, noises):
-        memory = sampler.init(z)
-        for noise, here, there in zip(noises, grid[:-1], grid[1:], strict=True):
-            z, memory = sampler.step(noise[: sampler.noises], memory, z, here, there)
+    def run(cube):
+        z, memory = cube[0, 0], 0.5 * cube[0, 0]
+        for noise, here, there in zip(cube[1:], grid[:-1], grid[1:], strict=True):
+            z, memory = _remembering().step(noise, memory, z, here, there)
         return z
 
-    left, right = [], []
-    units, still = jnp.eye(8, dtype=t.dtype).reshape(8, 2, 2, 2), jnp.zeros((2, 2, 2), t.dtype)
-    for sampler in (_remembering(), samplers.ddim(exact.denoiser(world, Cosine()), Cosine(), eta=eta)):
-        origin = run(sampler, jnp.zeros_like(world.mean), still)
-        by_state = jnp.stack([run(sampler, e, still) - origin for e in jnp.eye(2, dtype=t.dtype)], axis=1)
-        by_noise = jnp.stack([run(sampler, jnp.zeros_like(world.mean), unit) - origin for unit in units], axis=1)
-        left.append(samplers.law(sampler, world.mean, world.cov, grid))
-        right.append((by_state @ world.mean + origin, by_state @ world.cov @ by_state.T + by_noise @ by_noise.T))
-    return left, right
+    still = jnp.zeros((3, 2, 2), t.dtype)
+    units = jnp.asarray(np.delete(np.eye(12), [2, 3], axis=0).reshape(10, 3, 2, 2), t.dtype)
+    origin = run(still)
+    rows = jax.vmap(run)(units) - origin[None, :]
+    spread = jnp.matmul(rows[:2].T, jnp.matmul(world.cov, rows[:2])) + jnp.matmul(rows[2:].T, rows[2:])
+    return samplers.law(_remembering(), world.mean, world.cov, grid), (world.mean @ rows[:2] + origin, spread)
 
 
 @law_of_an_affine_sampler.near_miss
-def memory_starts_independent(world, eta, t, s):
+def memory_starts_independent(world, t, s):
     """The memory at the start taken as known, though it is made of the state."""
     grid = jnp.stack([t, s])
     cut = Sampler(lambda z: 0.5 * world.mean, _remembering().step, 2)
@@ -103,6 +100,7 @@ def memory_starts_independent(world, eta, t, s):
 def generalised_euler_in_churn_coordinates(schedule, z, first, second, third, eta, t, s):
     """Steps of the SDE of constant eta are Euler's rule for z e^(eta^2 lambda/2)/sigma in the time e^((1 + eta^2) lambda/2), plus
     noise; the weights of the predictions add up to alpha_s - c_z alpha_t."""
+    t, s = (1 + t) / 2, s / 2
     grid = (t, t + (s - t) / 4, t + (s - t) / 2, s)
     sampler = samplers.exponential(_predict, schedule, eta=eta)
     points = [at(schedule, r) for r in grid]
@@ -119,7 +117,7 @@ def generalised_euler_in_churn_coordinates(schedule, z, first, second, third, et
         right += points[-1].alpha * (clock[i + 1] - clock[i]) * guesses[i] + kept[i + 1] * fresh * noise
     known = samplers.exponential(lambda z, t: first, schedule, eta=eta)
     still = points[0].alpha * first
-    for here, there in zip(grid[:-1], grid[1:], strict=True):
+    for here, there in itertools.pairwise(grid):
         still = _move(known, 0 * z, still, here, there)
     return [left, still], [right, points[-1].alpha * first]
 
@@ -137,25 +135,23 @@ STEPS = 100
 
 
 @theorem(source="Gao et al. 2024, plot of churn (its numbers are not printed: the weights here are derived, not read)",
-         undone=scalars("undone fractions", 0.0, 0.75), place=scalars("places in the chain", 0.0, 1.0), cases=50)  # fmt: skip
+         undone=scalars("undone fractions", 0.0, 0.75), place=scalars("places in the chain", 0.0, 1.0), cases=50,
+         precisions=("float64",))  # fmt: skip
 def churn_weights_golden(undone, place):
     """Over 100 even steps of the cosine schedule cut at log-SNR 15, the weight of the k-th v_hat under churn is the product of
     rotations by phi_t - phi_r, each stretched by alpha_s/alpha_r; with those of x0 they obey the sum rule."""
     schedule, which = Cosine(log_snr_min=-15.0, log_snr_max=15.0), jnp.floor(place * (STEPS - 1))
     grid = jnp.linspace(jnp.ones_like(undone), jnp.zeros_like(undone), STEPS + 1)
 
-    def chain(v, z):
-        def predict(z, t):
-            p = at(schedule, t)
-            return p.alpha * z - p.sigma * v(t)
+    def predict(z, t):
+        p = at(schedule, t)
+        unit = jnp.where(jnp.abs((1 - t) * STEPS - which) < 0.5, 1.0, 0.0)
+        return p.alpha * z - p.sigma * jnp.stack([unit, -p.sigma])
 
-        sampler = samplers.churn(predict, schedule, undone=undone)
-        body = lambda z, pair: (_move(sampler, 0 * z, z, *pair), None)  # noqa: E731
-        return jax.lax.scan(body, z, (grid[:-1], grid[1:]))[0][0]
-
-    one = jnp.ones((1,), undone.dtype)
-    brute = chain(lambda t: jnp.where(jnp.abs((1 - t) * STEPS - which) < 0.5, one, 0 * one), 0 * one)
-    known = chain(lambda t: -at(schedule, t).sigma * one, at(schedule, grid[0]).alpha * one)
+    sampler = samplers.churn(predict, schedule, undone=undone)
+    move = lambda z, pair: (_move(sampler, 0 * z, z, *pair), None)  # noqa: E731
+    start = jnp.stack([0 * undone, at(schedule, grid[0]).alpha])
+    chain, _ = jax.lax.scan(move, start, (grid[:-1], grid[1:]))
     low, high = (jnp.arctan(jnp.exp(jnp.asarray(half, undone.dtype))) for half in (-7.5, 7.5))
     angle = low + grid * (high - low)
     tangent = jnp.tan(angle)
@@ -163,7 +159,7 @@ def churn_weights_golden(undone, place):
     stretch = jnp.cos(angle[1:]) / jnp.cos(reached)
     turn, index = angle[:-1] - reached, jnp.arange(STEPS, dtype=undone.dtype)
     weight = jnp.where(index == which, -stretch * jnp.sin(turn), jnp.where(index > which, stretch * jnp.cos(turn), 1.0))
-    return [brute, known], [jnp.prod(weight), jnp.cos(angle[-1])]
+    return chain, jnp.stack([jnp.prod(weight), jnp.cos(angle[-1])])
 
 
 @churn_weights_golden.near_miss(witness={"undone": 0.25})
@@ -173,45 +169,6 @@ def churn_by_eta_of_ddim(undone, place):
     t = 0.25 + place / 2
     by_eta = samplers.ddim(_still, schedule, eta=jnp.sqrt(undone / (1 - undone)))
     return _move(samplers.churn(_still, schedule, undone=undone), 0 * z, z, t, t / 2), _move(by_eta, 0 * z, z, t, t / 2)
-
-
-def _distance(law, known):
-    """|mean - mean'| + |cov - cov'|, entry by entry."""
-    return sum(jnp.sum(jnp.abs(a - b)) for a, b in zip(law, (known.mean, known.cov), strict=True))
-
-
-@theorem(source="Gao et al. 2024, figure of particles", kind="order", order=2, schedule=smooth_schedules, world=gaussians(2),
-         t=scalars("middle times", 0.3, 0.7), cases=8, precisions=("float64",))  # fmt: skip
-def flipped_ddim_matches_diffusion(schedule, world, t):
-    """The mirror image 2 z - z' of a DDIM step has the law of the diffused z up to O(Delta^2), and so has, at its own time, a
-    DDIM step that is renoised back: not exactly, as 'identical' may be read."""
-    ddim, start = samplers.ddim(exact.denoiser(world, schedule), schedule), exact.marginal(world, at(schedule, t))
-    flipped = Sampler(lambda z: (), lambda noise, memory, z, t, s: (2 * z - ddim.step(noise, (), z, t, s)[0], ()), 0)
-
-    def back(noise, memory, z, t, s):
-        return paths.renoise(ddim.step(noise, (), z, t, s)[0], noise[0], at(schedule, t), at(schedule, s)), ()
-
-    def error(h):
-        law = [samplers.law(sampler, start.mean, start.cov, jnp.stack([t, t - h])) for sampler in (flipped, renoised)]
-        return _distance(law[0], exact.marginal(world, at(schedule, t + h))) + _distance(law[1], start)
-
-    renoised, steps = Sampler(lambda z: (), back, 1), 0.25 / jnp.asarray(SIZES, t.dtype)
-    return steps, jnp.stack([error(h) for h in steps])
-
-
-@flipped_ddim_matches_diffusion.near_miss(order=3)
-def identical_to_the_next_order(schedule, world, t):
-    """The mirror image thought right one order further."""
-    return flipped_ddim_matches_diffusion.claim(schedule, world, t)
-
-
-@flipped_ddim_matches_diffusion.near_miss
-def the_same_particle(schedule, world, t):
-    """Each particle, not their law: mirrored and diffused by one unit of noise."""
-    ddim, z, p = samplers.ddim(exact.denoiser(world, schedule), schedule), world.mean + 1, at(schedule, t)
-    steps = 0.25 / jnp.asarray(SIZES, t.dtype)
-    away = [2 * z - _move(ddim, z, z, t, t - h) - paths.renoise(z, z / 8, at(schedule, t + h), p) for h in steps]
-    return steps, jnp.stack([jnp.sum(jnp.abs(gap)) for gap in away])
 
 
 @theorem(source="Ho et al. 2020, Sec. 3.2; Bao et al. 2022", kind="in law", schedule=smooth_schedules, world=gaussians(2),
@@ -253,77 +210,84 @@ def interpolated_linearly(schedule, world, z, variance, t, s):
     return levels[0], (1 - variance) * levels[1] + variance * levels[2]
 
 
-@theorem(source="derived", kind="order", order=1, schedule=smooth_schedules, world=gaussians(2), eta=probabilities, cases=8,
-         precisions=("float64",))  # fmt: skip
-def first_order_law_orders(schedule, world, eta):
-    """On Gaussian data the laws of DDIM(eta), DDPM of any variance and the exponential step err by O(Delta) over a chain, and by
-    O(Delta^2) over one step."""
-    denoise, start = exact.denoiser(world, schedule), exact.marginal(world, at(schedule, jnp.asarray(0.875, eta.dtype)))
-    known = exact.marginal(world, at(schedule, jnp.asarray(0.125, eta.dtype)))
-    verbs = (samplers.ddim(denoise, schedule, eta=eta), samplers.ddpm(denoise, schedule, variance=eta),
-             samplers.exponential(denoise, schedule, eta=2 * eta))  # fmt: skip
-
-    def error(sampler, n):
-        grid = jnp.linspace(0.875, 0.125, n + 1, dtype=eta.dtype)
-        local = _distance(samplers.law(sampler, start.mean, start.cov, grid[:2]), exact.marginal(world, at(schedule, grid[1])))
-        return _distance(samplers.law(sampler, start.mean, start.cov, grid), known) + n * local
-
-    errors = [sum(error(sampler, n) for sampler in verbs) for n in SIZES]
-    return 1 / jnp.asarray(SIZES, eta.dtype), jnp.stack(errors)
-
-
-@first_order_law_orders.near_miss(order=2)
-def second_order(schedule, world, eta):
-    """One order too many."""
-    return first_order_law_orders.claim(schedule, world, eta)
-
-
-@first_order_law_orders.near_miss
-def naive_sampler_converges(schedule, world, eta):
-    """Denoise and noise again: its law never tends to that of the data's path, however fine the grid."""
-    denoise, start = exact.denoiser(world, schedule), exact.marginal(world, at(schedule, jnp.asarray(0.875, eta.dtype)))
-    known = exact.marginal(world, at(schedule, jnp.asarray(0.125, eta.dtype)))
+@theorem(source="Song et al. 2021, App. G (corrector)", kind="in law", schedule=smooth_schedules, world=gaussians(2),
+         share=fractions, t=times)  # fmt: skip
+def ula_bias(schedule, world, share, t):
+    """Langevin steps z + delta score + sqrt(2 delta) eps on N(m, V) rest at the covariance V (1 - delta V^-1/2)^-1, which is
+    V + delta/2 + O(delta^2), and not at V."""
+    p, eye = at(schedule, t), jnp.eye(2, dtype=t.dtype)
+    delta, target = share * p.sigma**2, exact.marginal(world, p)
 
     def step(noise, memory, z, t, s):
-        return samplers.first_order_step(denoise(z, t), z, noise[0], at(schedule, t), at(schedule, s), jnp.inf), ()
+        return z + delta * exact.score(world, z, p) + jnp.sqrt(2 * delta) * noise[0], memory
 
-    grids = [jnp.linspace(0.875, 0.125, n + 1, dtype=eta.dtype) for n in SIZES]
-    laws = [samplers.law(Sampler(lambda z: (), step, 1), start.mean, start.cov, grid) for grid in grids]
-    return 1 / jnp.asarray(SIZES, eta.dtype), jnp.stack([_distance(law, known) for law in laws])
-
-
-def _endpoint_errors(sampler, schedule, world, z):
-    """|z_s - flow_map(z_t)| of a chain from 7/8 to 1/8, for each number of steps."""
-    ends = jnp.asarray(0.875, z.dtype), jnp.asarray(0.125, z.dtype)
-    known = exact.flow_map(world, z, *(at(schedule, end) for end in ends))
-    grids = [jnp.linspace(0.875, 0.125, n + 1, dtype=z.dtype) for n in SIZES]
-    chains = [samplers.sample(jax.random.key(0), sampler, z, grid) for grid in grids]
-    return jnp.stack([jnp.sum(jnp.abs(chain - known)) for chain in chains])
+    rest = jnp.linalg.solve(eye - delta / 2 * jnp.linalg.inv(target.cov), target.cov)
+    grid, langevin = jnp.stack([t, t / 2, t / 4]), Sampler(lambda z: (), step, 1)
+    excess = delta / 2 * jnp.linalg.solve(target.cov, rest)
+    return [samplers.law(langevin, target.mean, rest, grid), rest], [(target.mean, rest), target.cov + excess]
 
 
-@theorem(source="Karras et al. 2022, App. B.2", kind="order", order=2, schedule=smooth_schedules, world=gaussians(2),
-         z=vectors(2), cases=8, precisions=("float64",))  # fmt: skip
-def euler_and_heun_orders(schedule, world, z):
-    """Against the exact flow map of Gaussian data `heun` and `edm` err by O(h^2), `euler` and DDIM by O(h)."""
-    denoise = exact.denoiser(world, schedule)
-    one = [_endpoint_errors(verb(denoise, schedule), schedule, world, z) for verb in (samplers.euler, samplers.ddim)]
-    two = [_endpoint_errors(verb(denoise, schedule), schedule, world, z) for verb in (samplers.heun, samplers.edm)]
-    return 1 / jnp.asarray(SIZES, z.dtype), sum(two) + sum(error**2 for error in one) / (1 + jnp.sum(z**2))
-
-
-@euler_and_heun_orders.near_miss(order=3)
-def heun_is_of_third_order(schedule, world, z):
-    """One order too many."""
-    return euler_and_heun_orders.claim(schedule, world, z)
-
-
-@euler_and_heun_orders.near_miss
-def second_slope_of_the_first_output(schedule, world, z):
-    """Heun's rule whose second slope reuses the first prediction, as in a deployed sampler: order one."""
-    denoise = exact.denoiser(world, schedule)
+@ula_bias.near_miss
+def rests_at_the_target(schedule, world, share, t):
+    """The target covariance thought stationary, as it is for delta -> 0 only."""
+    p = at(schedule, t)
+    delta, target = share * p.sigma**2, exact.marginal(world, p)
 
     def step(noise, memory, z, t, s):
-        x0 = denoise(z, t)
-        return samplers.heun(lambda z, t: x0, schedule).step(noise, memory, z, t, s)
+        return z + delta * exact.score(world, z, p) + jnp.sqrt(2 * delta) * noise[0], memory
 
-    return 1 / jnp.asarray(SIZES, z.dtype), _endpoint_errors(Sampler(lambda z: (), step), schedule, world, z)
+    langevin = Sampler(lambda z: (), step, 1)
+    return samplers.law(langevin, target.mean, target.cov, jnp.stack([t, t / 2])), (target.mean, target.cov)
+
+
+@theorem(source="Song et al. 2021 (score_sde), reverse diffusion and ancestral predictors", kind="in law", schedule=schedules,
+         z=vectors(3), eps=vectors(3), t=times, s=earlier("t"))  # fmt: skip
+def reverse_diffusion_predictor(schedule, z, eps, t, s):
+    """Where alpha = 1, the reverse-diffusion predictor z + (sigma_t^2 - sigma_s^2) score + sqrt(sigma_t^2 - sigma_s^2) eps is DDPM
+    with the large variance; it has the ancestral mean, and (sigma_t^2 - sigma_s^2)^2/sigma_t^2 too much variance."""
+
+    def exploding(r):
+        alpha, sigma = schedule(r)
+        return jnp.ones_like(alpha), sigma / alpha
+
+    p, q = at(exploding, t), at(exploding, s)
+    large, small = (samplers.ddpm(_predict, exploding, variance=level) for level in (1.0, 0.0))
+    gain = jnp.maximum((p.sigma - q.sigma) * (p.sigma + q.sigma), 0)
+    mean = z + gain * (_predict(z, t) - z) / p.sigma**2
+    steps = [_variance(samplers.ddpm(_still, exploding, variance=level), 0 * z, t, s) for level in (1.0, 0.0)]
+    left = [_move(large, eps, z, t, s), _move(small, 0 * z, z, t, s), steps[0] - steps[1]]
+    return left, [mean + jnp.sqrt(gain) * eps, mean, gain**2 / p.sigma**2]
+
+
+@reverse_diffusion_predictor.near_miss
+def is_the_ancestral_predictor(schedule, z, eps, t, s):
+    """The two predictors of score_sde taken for one."""
+    exploding = lambda r: (jnp.ones_like(r), schedule(r)[1] / schedule(r)[0])  # noqa: E731
+    large, small = (samplers.ddpm(_predict, exploding, variance=level) for level in (1.0, 0.0))
+    return _move(large, eps, z, t, s), _move(small, eps, z, t, s)
+
+
+@theorem(source="Karras et al. 2022; DPM-Solver, denoise_to_zero", kind="in law", world=gaussians(2), z=vectors(2),
+         sigma=positive("last noise levels", 0.01, 3.0), undone=probabilities)  # fmt: skip
+def final_step_bias(world, z, sigma, undone):
+    """Every sampler's step to sigma = 0 returns x0_hat; Gaussian data that stops at sigma has sigma^2 too much covariance, and
+    sigma^2 C (C + sigma^2)^-1 too little after that last step."""
+    clock = lambda r: (jnp.ones_like(r), r)  # noqa: E731
+    eye, zero, denoise = jnp.eye(2, dtype=sigma.dtype), jnp.zeros_like(sigma), exact.denoiser(world, clock)
+    last = exact.marginal(world, at(clock, sigma))
+    parts = [verb(_predict, clock) for verb in (samplers.ddim, samplers.ddpm, samplers.euler, samplers.heun, samplers.edm)]
+    parts += [samplers.ddim(_predict, clock, eta=undone), samplers.ddpm(_predict, clock, variance=undone)]
+    parts += [samplers.churn(_predict, clock, undone=undone), samplers.exponential(_predict, clock, eta=2 * undone)]
+    law = samplers.law(samplers.ddim(denoise, clock), last.mean, last.cov, jnp.stack([sigma, zero]))
+    left = [*(_move(part, z + 1, z, sigma, zero) for part in parts), law, last.cov - world.cov]
+    lost = sigma**2 * jnp.linalg.solve(world.cov + sigma**2 * eye, world.cov)
+    return left, [_predict(z, sigma)] * len(parts) + [(world.mean, world.cov - lost), sigma**2 * eye]
+
+
+@final_step_bias.near_miss
+def denoising_last_is_exact(world, z, sigma, undone):
+    """The last denoising thought to give back the covariance of the data."""
+    clock = lambda r: (jnp.ones_like(r), r)  # noqa: E731
+    last, ends = exact.marginal(world, at(clock, sigma)), jnp.stack([sigma, jnp.zeros_like(sigma)])
+    law = samplers.law(samplers.ddim(exact.denoiser(world, clock), clock), last.mean, last.cov, ends)
+    return law, (world.mean, world.cov)
