@@ -1,0 +1,69 @@
+"""Losses: regress a prediction on what was mixed in.
+
+    z = alpha x0 + sigma eps,       loss = |network(z, t) - (a x0 + b eps)|^2                         plain
+    loss = 1/2 w(lambda) (-lambda') |eps_hat - eps|^2,   |eps_hat - eps| = |alpha/det| |value - target|   weighted
+
+The minimiser is the posterior mean whatever the weight; the weight decides what a network with finite means cares about.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from diffeq_gen.paths import perturb
+from diffeq_gen.predictions import determinant
+from diffeq_gen.schedules import at
+from diffeq_gen.types import Field, Key, Prediction, Sample, Schedule, Time
+from diffeq_gen.weights import LogWeight
+
+__all__ = ["denoising_loss", "loss", "stratified_times"]
+
+ENDS = (1e-4, 1 - 1e-4)
+
+
+def denoising_loss(
+    network: Field, schedule: Schedule, prediction: Prediction, x0: Sample, eps: Sample, t: Time,
+    *, weight: LogWeight | None = None,
+) -> jax.Array:  # fmt: skip
+    """mean |network(z, t) - (a x0 + b eps)|^2 over the entries of one sample; weighted, 1/2 w (-lambda') times that of eps.
+
+    The weighted loss is in nats per dimension for w = 1: integrated over t it is the diffusion part of the ELBO.
+    Raises: ValueError where x0 and eps differ in shape.
+    """
+    p = at(schedule, t)
+    a, b = prediction(p)
+    error = jnp.mean((network(perturb(x0, eps, p), t) - (a * x0 + b * eps)) ** 2)
+    if weight is None:
+        return error
+    scale = weight(p.log_snr) + 2 * jnp.log(p.alpha / jnp.abs(determinant(prediction, p))) + jnp.log(-p.log_snr_dot)
+    return jnp.exp(scale) / 2 * error
+
+
+def stratified_times(key: Key, indices: jax.Array, total: int, *, ends: tuple[float, float] = ENDS) -> jax.Array:
+    """t_i = ends[0] + (ends[1] - ends[0]) ((u + i/total) mod 1): one uniform u for the whole batch.  Kingma et al. 2021, App. I.1.
+
+    Each t_i is uniform; together they fill the interval evenly.  `indices` are the places i of these samples in a batch of
+    `total`, so that any division of the batch over devices sees the same times.
+    """
+    u = jax.random.uniform(key)
+    share = jnp.mod(u + indices.astype(u.dtype) / total, 1)
+    return ends[0] + (ends[1] - ends[0]) * share
+
+
+def loss(
+    key: Key, network: Field, schedule: Schedule, x0: Sample, *, prediction: Prediction,
+    weight: LogWeight | None = None, indices: jax.Array | None = None, total: int | None = None,
+) -> jax.Array:  # fmt: skip
+    """The mean of `denoising_loss` over a batch x0, each sample at its own time and with its own noise.
+
+    Noise and time of a sample follow from the key and its index in the whole batch, not from its neighbours: a part of a
+    batch (`indices` of `total`) draws what it would have drawn within the whole.
+    """
+    indices = jnp.arange(x0.shape[0]) if indices is None else indices
+    time_key, noise_key = jax.random.split(key)
+    times = stratified_times(time_key, indices, x0.shape[0] if total is None else total).astype(x0.dtype)
+
+    def one(x0: Sample, index: jax.Array, t: Time) -> jax.Array:
+        eps = jax.random.normal(jax.random.fold_in(noise_key, index), x0.shape, x0.dtype)
+        return denoising_loss(network, schedule, prediction, x0, eps, t, weight=weight)
+
+    return jnp.mean(jax.vmap(one)(x0, indices, times))

@@ -1,0 +1,92 @@
+"""What survives a run: its state, by orbax, and beside it what it was a run of.
+
+folder/config.json, folder/<step>/ ...        each written whole or not at all
+"""
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from diffeq_gen.training.state import State
+
+__all__ = ["Checkpoints"]
+
+
+class Checkpoints:
+    """The checkpoints of one run in one folder; the newest `keep` of them stay.
+
+    Raises: ValueError where the folder holds a run of another configuration.
+    """
+
+    def __init__(self, folder: Path, config: dict[str, Any], *, keep: int = 2) -> None:
+        self.folder = folder.absolute()
+        path = self.folder / "config.json"
+        if path.exists():
+            self._compare(path, config)
+        else:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            draft = path.with_suffix(".part")
+            draft.write_text(json.dumps(config, indent=1) + "\n")
+            draft.replace(path)
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
+        self.manager = ocp.CheckpointManager(self.folder, options=options)
+
+    def _compare(self, path: Path, config: dict[str, Any]) -> None:
+        try:
+            found = json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is damaged: {error}") from error
+        for name in sorted({*found, *config}):
+            if found.get(name) != config.get(name):
+                raise ValueError(
+                    f"{self.folder} holds a run with {name}={found.get(name)!r}, this one has {name}={config.get(name)!r}"
+                )
+
+    def save(self, state: State) -> None:
+        """Writes the state under its step; a second save of the same step does nothing."""
+        step = int(state.step)
+        if step not in self.manager.all_steps():
+            self.manager.save(step, args=ocp.args.StandardSave(state._asdict()))
+            self.manager.wait_until_finished()
+
+    def latest(self, like: State) -> State | None:
+        """The newest state, in the structure of `like`; None where none was saved.
+
+        Raises: ValueError where the checkpoint is damaged, or is one of another network.
+        """
+        step = self.manager.latest_step()
+        if step is None:
+            return None
+        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like._asdict())
+        try:
+            found = self.manager.restore(step, args=ocp.args.StandardRestore(target))
+        except Exception as error:
+            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise ValueError(
+                f"checkpoint {self.folder / str(step)} is damaged or of another network: {first}"
+            ) from error
+        for (path, wanted), got in zip(
+            jax.tree_util.tree_leaves_with_path(target), jax.tree.leaves(found), strict=True
+        ):
+            if wanted.shape != got.shape:
+                name = jax.tree_util.keystr(path, simple=True, separator=".")
+                raise ValueError(
+                    f"checkpoint {self.folder / str(step)} has {name} of shape {got.shape}, not {wanted.shape}"
+                )
+        return State(**found)
+
+    def close(self) -> None:
+        """Waits for what is being written."""
+        self.manager.close()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,82 @@
+"""One update, on one device or on many: the same function, which knows only the name of an axis.
+
+    g = mean over devices of grad(local loss),        params <- params + optimizer(g)
+
+The gradient is averaged after it is taken: the gradient of an average is another thing under `pmap` (the local gradient,
+silently) than under `shard_map`.  Noise and times follow the index of a sample in the whole batch, so that N devices
+take the step that one device would.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from diffeq_gen.training.state import State, ema_decay
+from diffeq_gen.types import Key, Sample, require
+
+__all__ = ["Objective", "parallel", "update"]
+
+Objective = Callable[[Key, Any, Sample, jax.Array, int], jax.Array]
+"""(key, params, x0, indices, total) -> the mean loss of the samples `indices` of a batch of `total`."""
+
+Update = Callable[[State, Sample], tuple[State, dict[str, jax.Array]]]
+
+
+def update(
+    objective: Objective, optimizer: optax.GradientTransformation, *, decay: float = 0.999, axis_name: str | None = None
+) -> Update:
+    """(state, x0) -> (state, metrics), where x0 is this device's share of the batch along `axis_name`.
+
+    Metrics: loss, the norm of the gradient, and whether both were finite.  The state moves also where they were not, so
+    that nothing is hidden: the loop stops there.
+    """
+
+    def step(state: State, x0: Sample) -> tuple[State, dict[str, jax.Array]]:
+        devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
+        place = 0 if axis_name is None else jax.lax.axis_index(axis_name)
+        indices = place * x0.shape[0] + jnp.arange(x0.shape[0])
+        key = jax.random.fold_in(state.key, state.step)
+        value, slope = jax.value_and_grad(
+            lambda params: objective(key, params, x0, indices, devices * x0.shape[0])
+        )(state.params)  # fmt: skip
+        if axis_name is not None:
+            value, slope = jax.lax.pmean((value, slope), axis_name)
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # optax promotes as it likes
+            change, opt_state = optimizer.update(slope, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, change)
+        d = ema_decay(state.step, decay)
+        ema = jax.tree.map(lambda old, new: (d * old + (1 - d) * new).astype(old.dtype), state.ema, params)
+        norm = optax.global_norm(slope)
+        metrics = {"loss": value, "gradient_norm": norm, "finite": jnp.isfinite(value) & jnp.isfinite(norm)}
+        return State(state.step + 1, params, ema, opt_state, state.key), metrics
+
+    return step
+
+
+def parallel(
+    objective: Objective, optimizer: optax.GradientTransformation, *, decay: float = 0.999, devices: list[jax.Device] | None = None
+) -> Update:  # fmt: skip
+    """`update` through `jax.pmap` over all devices: (state, x0) -> (state, metrics), the batch split along its first axis.
+
+    State in and out is the plain one, not a stacked copy for each device.
+    Raises: ValueError where the batch does not divide by the number of devices.
+    """
+    count = len(devices or jax.devices())
+    local = len([device for device in devices or jax.devices() if device.process_index == jax.process_index()])
+    mapped = jax.pmap(
+        update(objective, optimizer, decay=decay, axis_name="batch"),
+        axis_name="batch", in_axes=(None, 0), out_axes=(None, None), devices=devices,
+    )  # fmt: skip
+
+    def step(state: State, x0: Sample) -> tuple[State, dict[str, jax.Array]]:
+        require(
+            lambda size: size % local == 0,
+            f"the batch must divide by the {local} local devices of {count}",
+            size=x0.shape[0],
+        )
+        return mapped(state, x0.reshape(local, x0.shape[0] // local, *x0.shape[1:]))
+
+    return step
