@@ -5,6 +5,8 @@
 The anchors are densities, Bayes' rule and derivatives written here; the other side is the shipped code.
 """
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 
@@ -79,7 +81,7 @@ def conversions_compose(schedule, x0, eps, t):
     chain = (predictions.noise, predictions.v, predictions.velocity, edm, predictions.data)
     (a, b), left, right = chain[0](p), [], []
     value = start = a * x0 + b * eps
-    for source, target in zip(chain, chain[1:], strict=False):
+    for source, target in itertools.pairwise(chain):
         value = predictions.convert(value, z, p, source, target)
         left.append(value)
         right.append(predictions.convert(start, z, p, chain[0], target))

@@ -6,6 +6,7 @@ The anchors are the definitions as their papers print them, difference quotients
 """
 
 import fractions
+import itertools
 import math
 
 import jax
@@ -16,9 +17,17 @@ from diffeq_gen import clocks, paths, predictions
 from diffeq_gen import schedules as families
 from diffeq_gen.schedules import at
 from diffeq_gen.theorems.domains import (
-    choices, earlier, log_snrs, named_schedules, positive, scalars, schedules, smooth_schedules, times, vectors,
+    choices,
+    log_snrs,
+    named_schedules,
+    positive,
+    scalars,
+    schedules,
+    smooth_schedules,
+    times,
+    vectors,
     vp_schedules,
-)  # fmt: skip
+)
 from diffeq_gen.theorems.registry import theorem
 
 __all__: list[str] = []
@@ -30,12 +39,12 @@ def derivative(f, t):
     """Richardson's extrapolation of central differences of f at t, and the size of its last correction."""
     step = t * (1 - t) / 16
     rows = [jax.tree.map(lambda ahead, behind: (ahead - behind) / 2, f(t + h), f(t - h)) for h in _halvings(step)]
-    table = [jax.tree.map(lambda row: row / h, row) for row, h in zip(rows, _halvings(step), strict=True)]
+    table = [jax.tree.map(lambda row, h=h: row / h, row) for row, h in zip(rows, _halvings(step), strict=True)]
     for order in range(1, LEVELS):
         last = table[-1]
         table = [
             jax.tree.map(lambda coarse, fine, k=4**order: fine + (fine - coarse) / (k - 1), *pair)
-            for pair in zip(table, table[1:], strict=False)
+            for pair in itertools.pairwise(table)
         ]
     return table[0], jax.tree.map(lambda best, before: 4 * jnp.abs(best - before), table[0], last)
 
@@ -247,18 +256,22 @@ def time_is_the_sigmoid_of_the_clock(schedule, t):
     return jax.nn.sigmoid(-clocks.log_snr(schedule, t) / 2), t
 
 
-@theorem(source="Lu et al. 2022, Sec. 4", cases=100, schedule=schedules)
-def uniform_log_snr_has_equal_gaps(schedule):
+@theorem(
+    source="Lu et al. 2022, Sec. 4",
+    cases=100,
+    schedule=schedules, low=scalars("lowest log-SNR", -9.0, -1.0), high=scalars("highest log-SNR", 1.0, 9.0),
+)  # fmt: skip
+def uniform_log_snr_has_equal_gaps(schedule, low, high):
     """The times of uniform_log_snr fall, from the lowest log-SNR to the highest, in steps of equal log-SNR."""
-    grid = clocks.uniform_log_snr(schedule, 4, log_snr_min=-6.0, log_snr_max=3.0)
-    first, last = clocks.log_snr_range(schedule, -6.0, 3.0)
-    alpha, sigma = jax.vmap(schedule)(grid)
-    levels = jnp.stack([((4 - i) * first + i * last) / 4 for i in range(5)])
-    return alpha, sigma * jnp.exp(levels / 2)
+    alpha, sigma = jax.vmap(schedule)(clocks.uniform_log_snr(schedule, 4, log_snr_min=low, log_snr_max=high))
+    (alpha_0, sigma_0), (alpha_1, sigma_1) = schedule(0 * low), schedule(1.0 + 0 * low)
+    first = jnp.maximum(2 * jnp.log(alpha_1 / sigma_1), low)
+    last = jnp.minimum(2 * jnp.log(alpha_0 / sigma_0), high)
+    return alpha, sigma * jnp.exp(jnp.stack([((4 - i) * first + i * last) / 8 for i in range(5)]))
 
 
 @uniform_log_snr_has_equal_gaps.near_miss
-def uniform_times_have_equal_gaps(schedule):
+def uniform_times_have_equal_gaps(schedule, low, high):
     """Equal steps of t are equal steps of log-SNR."""
     log_snr = jax.vmap(lambda t: clocks.log_snr(schedule, t))(clocks.uniform(4, first=0.9, last=0.1))
     return jnp.diff(log_snr)[:-1], jnp.diff(log_snr)[1:]
