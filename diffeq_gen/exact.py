@@ -214,7 +214,9 @@ class Empirical:
         def step(summary: _Summary, i: jax.Array) -> tuple[_Summary, None]:
             return merge(summary, summarise(jax.lax.dynamic_slice_in_dim(self.points, i * block, block))), None
 
-        summary, _ = jax.lax.scan(step, summarise(self.points[:block]), jnp.arange(1, n // block))
+        summary = summarise(self.points[:block])
+        if n // block > 1:
+            summary, _ = jax.lax.scan(step, summary, jnp.arange(1, n // block))
         return merge(summary, summarise(self.points[n - n % block :])) if n % block else summary
 
     def _posterior(self, z: Sample, p: Point) -> Posterior:
