@@ -2,6 +2,8 @@
 
     dz = f z dt + g dw,    f = d log(alpha)/dt,    g^2 = -sigma^2 d lambda/dt
     alpha = exp(int f),    sigma^2 = alpha^2 int g^2 / alpha^2
+
+Read backwards, the same integrals turn an SDE into a schedule; where log-SNR rises there is no SDE to read.
 """
 
 import jax
@@ -104,7 +106,12 @@ def vp_sde(schedule, beta_min, rise, data_variance, t):
     p, q, r = at(schedule, t), at(VP(beta_min, beta_min + rise), t), beta_min + rise * t
     solved, truncation = _solved(lambda t: -(beta_min + rise * t) / 2, lambda t: beta_min + rise * t, t)
     variance, change = jax.jvp(lambda t: _variance(schedule, data_variance, t), (t,), (jnp.ones_like(t),))
-    left = -2 * equations.drift_rate(p), -2 * equations.drift_rate(q), equations.variance_rate(q), q.alpha**2 + q.sigma**2
+    left = (
+        -2 * equations.drift_rate(p),
+        -2 * equations.drift_rate(q),
+        equations.variance_rate(q),
+        q.alpha**2 + q.sigma**2,
+    )
     right = equations.variance_rate(p), r, r, jnp.ones_like(t)
     flow = 2 * equations.drift_rate(p) * variance + equations.variance_rate(p)
     none = jnp.zeros_like(t)
@@ -171,7 +178,9 @@ def ve_marginal_offset(sigma_min, ratio, t):
 @ve_marginal_offset.near_miss(witness={"t": 0.05})
 def kernel_variance_is_sigma_squared(sigma_min, ratio, t):
     """Kernel variance sigma^2: the law of the SDE started from data that already carries sigma_min of noise."""
-    _, std = paths.transition(at(VE(sigma_min, sigma_min * ratio), t), at(VE(sigma_min, sigma_min * ratio), jnp.zeros_like(t)))
+    _, std = paths.transition(
+        at(VE(sigma_min, sigma_min * ratio), t), at(VE(sigma_min, sigma_min * ratio), jnp.zeros_like(t))
+    )
     return std**2, at(VE(sigma_min, sigma_min * ratio), t).sigma ** 2
 
 
@@ -285,7 +294,10 @@ def _forward_errors(schedule, world, n):
         return moments, jnp.stack([ee, (moments[1] - moments[0]) ** 2 + (ee + 2 * ez) ** 2])
 
     first = at(schedule, jnp.asarray(0.2, world.mean.dtype))
-    mean, second = first.alpha * world.mean[0], _variance(schedule, world.cov[0, 0], first.t) + (first.alpha * world.mean[0]) ** 2
+    mean, second = (
+        first.alpha * world.mean[0],
+        _variance(schedule, world.cov[0, 0], first.t) + (first.alpha * world.mean[0]) ** 2,
+    )
     zero = jnp.zeros_like(mean)
     _, squares = jax.lax.scan(body, (mean, mean, zero, zero, second), first.t + h * jnp.arange(n, dtype=mean.dtype))
     return jnp.sqrt(jnp.mean(squares, axis=0))
@@ -338,7 +350,9 @@ def de_bruijn_without_drift(schedule, world, t):
     return _slope(lambda t: _entropy(world, at(schedule, t)), t), equations.variance_rate(p) * _fisher(world, p) / 2
 
 
-@entropy_production.near_miss(witness={"world": exact.Gaussian(np.array([0.5, -1.0]), np.array([[400.0, 30.0], [30.0, 300.0]]))})
+@entropy_production.near_miss(
+    witness={"world": exact.Gaussian(np.array([0.5, -1.0]), np.array([[400.0, 30.0], [30.0, 300.0]]))}
+)
 def entropy_always_increases(schedule, world, t):
     """d h/dt >= 0 along every forward process: true of VE; data wider than the noise shrinks first under the others."""
     change = _slope(lambda t: _entropy(world, at(schedule, t)), t)
@@ -348,7 +362,9 @@ def entropy_always_increases(schedule, world, t):
 @theorem(source="derived; Kingma et al. 2021, prior loss", kind="order", order=2, cases=64, precisions=("float64",),  # errors of 1e-10
          world=gaussians(2), centred=choices("centred or not", 0.0, 1.0))  # fmt: skip
 def prior_mismatch(world, centred):
-    """Variance preserving: KL(p_T || N(0, I)) = e^lambda |E x|^2/2 + O(e^{2 lambda}); centred, e^{2 lambda} (|Sigma - I|^2/4 + O(e^lambda))."""
+    """Variance preserving: KL(p_T || N(0, I)) = e^lambda |E x|^2/2 + O(e^{2 lambda}), and centred
+    e^{2 lambda} |Sigma - I|^2/4 + O(e^{3 lambda}).
+    """
     return _mismatch(world, centred, world.mean @ world.mean / 2, 4.0)
 
 
