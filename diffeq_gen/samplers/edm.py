@@ -1,8 +1,8 @@
 """The sampler of Karras et al. 2022: Heun's rule in sigma, with noise added before each step.
 
-    x = z/alpha, sigma = sigma_t/alpha_t;    x_hat = x + S_noise sqrt(sigma_hat^2 - sigma^2) eps,  sigma_hat = (1 + gamma) sigma
-    d = (x_hat - D(x_hat; sigma_hat)) / sigma_hat,    x' = x_hat + (sigma_next - sigma_hat) d
-    d' = (x' - D(x'; sigma_next)) / sigma_next,       x_next = x_hat + (sigma_next - sigma_hat) (d + d')/2
+x = z/alpha, sigma = sigma_t/alpha_t;    x_hat = x + S_noise sqrt(sigma_hat^2 - sigma^2) eps,  sigma_hat = (1 + gamma) sigma
+d = (x_hat - D(x_hat; sigma_hat)) / sigma_hat,    x' = x_hat + (sigma_next - sigma_hat) d
+d' = (x' - D(x'; sigma_next)) / sigma_next,       x_next = x_hat + (sigma_next - sigma_hat) (d + d')/2
 """
 
 import math
@@ -35,7 +35,7 @@ def edm(
     evaluations a step; where sigma_next = 0 the step is Euler's and returns alpha_s D.  Undefined at alpha_t = 0.  Unless
     s_noise = 1 the marginals are not preserved.
     Raises: ValueError where steps < 1, or s_churn or s_noise is negative, or s_min exceeds s_max.
-    Theorems: edm-churn-vs-blog-churn, edm-tangent-points-to-denoiser, edm-is-heun-of-ve.
+    Theorems: edm-churn-vs-blog-churn, edm-is-heun-of-ve, edm-tangent-points-to-denoiser, higher-order-depends-on-output.
     """
     require(lambda steps: steps >= 1, "steps must be at least 1", steps=steps)
     require(lambda s_churn: s_churn >= 0, "s_churn must not be negative", s_churn=s_churn)
@@ -57,7 +57,9 @@ def edm(
         d = slope(x, t, schedule(t)[0], sigma)
         regular = sigma_next > 0
         ahead = x + (sigma_next - sigma) * d
-        safe = jax.tree.map(lambda there, here: jnp.where(regular, there, here), (s, q.alpha, sigma_next), (t, p.alpha, sigma))
+        safe = jax.tree.map(
+            lambda there, here: jnp.where(regular, there, here), (s, q.alpha, sigma_next), (t, p.alpha, sigma)
+        )
         d = jnp.where(regular, (d + slope(ahead, *safe)) / 2, d)
         return q.alpha * (x + (sigma_next - sigma) * d), memory
 

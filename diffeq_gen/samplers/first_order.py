@@ -40,7 +40,8 @@ def ddim(denoise: Denoiser, schedule: Schedule, *, eta: float = 0.0) -> Sampler:
 
     eta = 0 is deterministic, eta = 1 is `ddpm`; per step, eta^2 up to 1/(1 - e^{-Delta}) exists and more gives nan.
     Raises: ValueError where eta is negative.
-    Theorems: ddim-update, ddim-eta-is-churn, eta-conventions, ddim-equals-fm-euler.
+    Theorems: ddim-update, ddim-is-euler, ddim-equals-fm-euler, ddim-rotation-form, ddim-scale-invariance-euler-not,
+    ddim-eta-is-churn, eta-conventions, kdiff-ancestral-is-ddim-eta, consistency-sampler-is-eta-max, ddim-inversion-error.
     """
     require(lambda eta: eta >= 0, "eta must not be negative", eta=eta)
     return _sampler(denoise, schedule, lambda p, q: eta_overshoot(p, q, eta), noisy=not _is_zero(eta))
@@ -53,7 +54,7 @@ def ddpm(denoise: Denoiser, schedule: Schedule, *, variance: float = 0.0) -> Sam
     (the transition's) for standard normal data under a variance-preserving schedule; in between is the interpolation of
     Nichol & Dhariwal 2021, Eq. 15.  The step to sigma_s = 0 returns the mean.
     Raises: ValueError where variance lies outside [0, 1].
-    Theorems: ancestral-posterior, ddpm-is-ddim-double-plus-renoise, ddpm-variance-endpoints.
+    Theorems: ancestral-posterior, ddpm-is-ddim-double-plus-renoise, ddpm-variance-endpoints, reverse-diffusion-predictor.
     """
     require(lambda variance: 0 <= variance <= 1, "variance must lie in [0, 1]", variance=variance)
 
@@ -85,7 +86,7 @@ def exponential(denoise: Denoiser, schedule: Schedule, *, eta: float = 1.0) -> S
 
     eta^2 is k-diffusion's eta of its SDE samplers.  The same knob as `churn`, with undone = eta^2/(1 + eta^2).
     Raises: ValueError where eta is negative.
-    Theorems: sde-eta-exact-step, generalised-euler-in-churn-coordinates, eta-conventions.
+    Theorems: sde-eta-exact-step, generalised-euler-in-churn-coordinates, eta-conventions, first-order-law-orders.
     """
     require(lambda eta: eta >= 0, "eta must not be negative", eta=eta)
     return _sampler(denoise, schedule, lambda p, q: _times(eta**2, gap(p, q)), noisy=not _is_zero(eta))

@@ -1,6 +1,6 @@
 """The exact law of a sampler on Gaussian data: every step is then an affine map of (z, memory, noise).
 
-    m' = A m + b,        S' = A S A^T + B B^T,        A = d step / d state,  B = d step / d noise
+m' = A m + b,        S' = A S A^T + B B^T,        A = d step / d state,  B = d step / d noise
 """
 
 import functools
@@ -20,7 +20,7 @@ def law(sampler: Sampler, mean: jax.Array, cov: jax.Array, times: jax.Array) -> 
 
     Exact where each step is affine in (z, memory, noise): any linear sampler whose denoiser is that of Gaussian data.  For
     other steps it is their linearisation about the mean.
-    Theorems: first-order-law-orders, ddpm-variance-endpoints, sde-eta-exact-step.
+    Theorems: law-of-an-affine-sampler, first-order-law-orders, flipped-ddim-matches-diffusion, ula-bias, final-step-bias.
     """
     size = mean.shape[0]
     start, unravel = ravel_pytree((mean, sampler.init(mean)))

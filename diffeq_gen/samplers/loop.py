@@ -1,6 +1,6 @@
 """The one scan: times fall, the loop draws the noise, the sampler steps.
 
-    z_{i+1}, memory = step(noise_i, memory, z_i, t_i, t_{i+1}),        noise_i ~ N(0, I),  i = 0 ... n - 1
+z_{i+1}, memory = step(noise_i, memory, z_i, t_i, t_{i+1}),        noise_i ~ N(0, I),  i = 0 ... n - 1
 """
 
 import functools
@@ -58,4 +58,6 @@ def _require_falling(times: jax.Array) -> None:
         "times must be a decreasing sequence of at least two values",
         times=times,
     )
-    require(lambda first, last: (last >= 0) & (first <= 1), "times must lie within [0, 1]", first=times[0], last=times[-1])
+    require(
+        lambda first, last: (last >= 0) & (first <= 1), "times must lie within [0, 1]", first=times[0], last=times[-1]
+    )

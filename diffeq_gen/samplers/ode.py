@@ -17,7 +17,7 @@ __all__ = ["euler", "heun"]
 def euler(denoise: Denoiser, schedule: Schedule) -> Sampler:
     """z_s = z_t + (s - t) u(z_t, t).  One evaluation a step, order one.
 
-    Theorems: ddim-equals-fm-euler, ddim-scale-invariance-euler-not, euler-and-heun-orders.
+    Theorems: ddim-equals-fm-euler, ddim-scale-invariance-euler-not, indi-is-fm-euler, euler-and-heun-orders.
     """
     field = probability_flow(denoise, schedule)
 
@@ -31,7 +31,7 @@ def heun(denoise: Denoiser, schedule: Schedule) -> Sampler:
     """z_s = z_t + (s - t)/2 (u(z_t, t) + u(z_t + (s - t) u(z_t, t), s)).  Two evaluations a step, order two.
 
     Where sigma_s = 0 the velocity does not exist, and the step is Euler's.
-    Theorems: euler-and-heun-orders.
+    Theorems: euler-and-heun-orders, higher-order-depends-on-output, edm-is-heun-of-ve.
     """
     field = probability_flow(denoise, schedule)
 

@@ -1,6 +1,6 @@
 """The reverse family of SDEs by Euler-Maruyama, with any noise level eta(t).
 
-    z_s = z_t + (s - t) b(z_t, t) + eta(t) g(t) sqrt(t - s) eps
+z_s = z_t + (s - t) b(z_t, t) + eta(t) g(t) sqrt(t - s) eps
 """
 
 from collections.abc import Callable
@@ -14,14 +14,12 @@ from diffeq_gen.types import Denoiser, Memory, Sample, Sampler, Schedule, Time
 __all__ = ["euler_maruyama"]
 
 
-def euler_maruyama(
-    denoise: Denoiser, schedule: Schedule, *, eta: float | Callable[[Time], jax.Array] = 1.0
-) -> Sampler:
+def euler_maruyama(denoise: Denoiser, schedule: Schedule, *, eta: float | Callable[[Time], jax.Array] = 1.0) -> Sampler:
     """z_s = z_t + (s - t) b(z_t, t) + eta g sqrt(t - s) eps, (b, eta g) from `equations.reverse_sde`.  Song et al. 2021.
 
     One evaluation a step, weak order one.  eta = 0 is `euler`.  Undefined at alpha_t = 0 and at sigma_t = 0, where g has no value.
     Raises: ValueError where a constant eta is negative.
-    Theorems: em-orders-linear, reverse-family.
+    Theorems: sde-eta-exact-step, em-orders-linear, reverse-family.
     """
     drift, diffusion = reverse_sde(denoise, schedule, eta=eta)
 
