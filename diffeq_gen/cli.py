@@ -8,7 +8,6 @@ Exit code 0: all is well.  1: a theorem was refuted.  2: bad input, told in one 
 """
 
 import dataclasses
-import json
 import os
 import sys
 import time
@@ -18,7 +17,10 @@ from typing import Any
 
 import tyro
 
+from diffeq_gen.cli_training import write_json
+
 __all__ = ["main", "show", "theorems", "verify"]
+
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code: 0 well, 1 refuted, 2 bad input."""
@@ -30,7 +32,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return _complain(str(error.args[0]))
     except ModuleNotFoundError as error:
         return _complain(f"{error.name} is missing: pip install 'diffeq-gen[demo]'")
-    except (ValueError, TypeError, ImportError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
+    except (ValueError, TypeError, ImportError, OSError, FloatingPointError) as error:
         return _complain(str(error))
     except KeyboardInterrupt:
         return _complain("interrupted")
@@ -38,7 +40,11 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _commands() -> dict[str, Callable[..., Any]]:
-    return {"verify": verify, "theorems": theorems, "show": show}
+    """Each subcommand, imported only when one of its packages may be asked for."""
+    from diffeq_gen import cli_training, demo
+
+    training = {name: getattr(cli_training, name) for name in ("train", "sample", "evaluate", "plot")}
+    return {"verify": verify, "theorems": theorems, "show": show, **training, "demo": demo.demo}
 
 
 def _complain(sentence: str) -> int:
@@ -95,14 +101,18 @@ def verify(
     start, verdicts = time.monotonic(), []
     with _progress(len(chosen)) as advance:
         for verdict in run(chosen, cases=cases, seed=seed, workers=workers, schedule=mine):
-            proof = _symbolic(get(verdict.name)) if prove and mine is None and verdict.kind in ("identity", "in law", "counterexample") else None
+            proof = (
+                _symbolic(get(verdict.name))
+                if prove and mine is None and verdict.kind in ("identity", "in law", "counterexample")
+                else None
+            )
             verdicts.append((verdict, proof))
             advance(verdict)
     order = {entry.name: place for place, entry in enumerate(chosen)}
     verdicts.sort(key=lambda pair: order[pair[0].name])
     _table(verdicts, get, time.monotonic() - start)
     if json is not None:
-        _write(json, [_record(verdict, proof, get(verdict.name)) for verdict, proof in verdicts])
+        write_json(json, [_record(verdict, proof, get(verdict.name)) for verdict, proof in verdicts])
     refuted = [verdict for verdict, _ in verdicts if not verdict]
     for verdict in refuted:
         sys.stdout.write(f"\n{verdict.reason}\n")
@@ -142,10 +152,22 @@ def _table(verdicts: Sequence[tuple[Any, str | None]], get: Callable[[str], Any]
 
     proofs = any(proof for _, proof in verdicts)
     table = Table(box=None, pad_edge=False)
-    for column in ("theorem", "kind", "verdict", "cases", "float64", "float32", "near misses", *(["symbolic"] if proofs else [])):
+    for column in (
+        "theorem",
+        "kind",
+        "verdict",
+        "cases",
+        "float64",
+        "float32",
+        "near misses",
+        *(["symbolic"] if proofs else []),
+    ):
         table.add_column(column, justify="right" if column in ("cases", "float64", "float32") else "left", no_wrap=True)
     for verdict, proof in verdicts:
-        ratios = [f"{verdict.residual_over_bound[dtype]:.2g}" if dtype in verdict.residual_over_bound else "" for dtype in ("float64", "float32")]
+        ratios = [
+            f"{verdict.residual_over_bound[dtype]:.2g}" if dtype in verdict.residual_over_bound else ""
+            for dtype in ("float64", "float32")
+        ]
         table.add_row(
             verdict.name, verdict.kind, "holds" if verdict else "[bold red]REFUTED[/]", str(verdict.cases), *ratios,
             f"{verdict.near_misses} refuted" if verdict else "", *([proof or ""] if proofs else []),
@@ -163,14 +185,12 @@ def _table(verdicts: Sequence[tuple[Any, str | None]], get: Callable[[str], Any]
 def _record(verdict: Any, proof: str | None, theorem: Any) -> dict[str, Any]:
     fields = dataclasses.asdict(dataclasses.replace(verdict, counterexample=None))
     extra = {"statement": theorem.statement, "source": theorem.source, "chapter": theorem.chapter, "symbolic": proof}
-    return {**fields, **extra, "near_misses": [miss.name for miss in theorem.misses], "counterexample": verdict.reason or None}
-
-
-def _write(path: Path, value: Any) -> None:
-    """Whole or not at all."""
-    draft = path.with_name(path.name + ".part")
-    draft.write_text(json.dumps(value, indent=1) + "\n")
-    draft.replace(path)
+    return {
+        **fields,
+        **extra,
+        "near_misses": [miss.name for miss in theorem.misses],
+        "counterexample": verdict.reason or None,
+    }
 
 
 def theorems() -> int:

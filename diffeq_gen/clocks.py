@@ -79,7 +79,9 @@ def _log_snr(schedule: Schedule, t: Time) -> jax.Array:
     return 2 * (jnp.log(alpha) - jnp.log(sigma))
 
 
-def log_snr_range(schedule: Schedule, log_snr_min: float = -15.0, log_snr_max: float = 15.0) -> tuple[jax.Array, jax.Array]:
+def log_snr_range(
+    schedule: Schedule, log_snr_min: float = -15.0, log_snr_max: float = 15.0
+) -> tuple[jax.Array, jax.Array]:
     """(lambda(1), lambda(0)) of the schedule, cut to [log_snr_min, log_snr_max] where it reaches further.
 
     At |lambda| = 15 the weaker of data and noise has 5.5e-4 of the amplitude of the stronger.
@@ -101,9 +103,7 @@ def uniform(n: int, *, first: float = 1.0, last: float = 0.0) -> jax.Array:
     return jnp.linspace(first, last, n + 1)
 
 
-def uniform_log_snr(
-    schedule: Schedule, n: int, *, log_snr_min: float = -15.0, log_snr_max: float = 15.0
-) -> jax.Array:
+def uniform_log_snr(schedule: Schedule, n: int, *, log_snr_min: float = -15.0, log_snr_max: float = 15.0) -> jax.Array:
     """n steps of equal length in log-SNR, over `log_snr_range`: n + 1 decreasing times.  Lu et al. 2022, Sec. 4.
 
     Raises: ValueError where n < 1 or the range is empty.

@@ -86,4 +86,6 @@ def eta_overshoot(p: Point, q: Point, eta: float) -> jax.Array:
 def require_same_shape(**samples: Sample) -> None:
     """Raises ValueError naming the shapes, where the samples do not all have the same one."""
     shapes = {name: jnp.shape(sample) for name, sample in samples.items()}
-    require(lambda shapes: len(set(shapes.values())) == 1, f"{' and '.join(shapes)} must have the same shape", shapes=shapes)
+    require(
+        lambda shapes: len(set(shapes.values())) == 1, f"{' and '.join(shapes)} must have the same shape", shapes=shapes
+    )

@@ -17,7 +17,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """The options --diffeq-schedule, --diffeq-assuming and --diffeq-cases."""
     group = parser.getgroup("diffeq_gen", "theorems on one's own schedule")
     group.addoption("--diffeq-schedule", metavar="PKG:OBJ", help="check the schedule that this names")
-    group.addoption("--diffeq-assuming", action="append", default=[], help="what is declared of it: variance-preserving")
+    group.addoption(
+        "--diffeq-assuming", action="append", default=[], help="what is declared of it: variance-preserving"
+    )
     group.addoption("--diffeq-cases", type=int, default=None, help="cases per theorem and precision")
 
 

@@ -132,7 +132,9 @@ def require(holds: Callable[..., Any], message: str, **values: Any) -> None:
         with np.errstate(all="ignore"):
             holding = np.all(holds(*known.values()))
         if not holding:
-            raise ValueError(f"{message}, got {', '.join(f'{name}={_literal(value)}' for name, value in known.items())}")
+            raise ValueError(
+                f"{message}, got {', '.join(f'{name}={_literal(value)}' for name, value in known.items())}"
+            )
     elif _under_jit.get():
         got = ", ".join(f"{name}={{{name}}}" for name in values)
         checkify.check(jnp.all(holds(*values.values())), f"{message}, got {got}", **values)

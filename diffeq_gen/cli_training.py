@@ -1,0 +1,261 @@
+"""The commands that train, sample, evaluate and draw: each leaves a folder with numbers and pictures.
+
+diffeq-gen train FOLDER [--data digits | --data IDX-FOLDER] [--prediction v] [--weight plain] [--schedule cosine] ...
+diffeq-gen sample FOLDER [--sampler ddim] [--steps 50] [-n 64]
+diffeq-gen evaluate FOLDER
+diffeq-gen plot NAME [--out FILE]
+"""
+
+import dataclasses
+import difflib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from diffeq_gen.types import Denoiser, Sampler, Schedule
+
+__all__ = ["SAMPLERS", "evaluate", "plot", "progress", "sample", "train", "write_json"]
+
+
+RUN = Path("run")
+SAMPLERS = ("ddim", "ddpm", "churn", "exponential", "euler", "heun", "edm", "euler-maruyama")
+
+
+def _samplers() -> Mapping[str, Callable[[Denoiser, Schedule], Sampler]]:
+    from diffeq_gen import samplers
+
+    return {
+        "ddim": samplers.ddim,
+        "ddpm": samplers.ddpm,
+        "churn": samplers.churn,
+        "exponential": samplers.exponential,
+        "euler": samplers.euler,
+        "heun": samplers.heun,
+        "edm": samplers.edm,
+        "euler-maruyama": samplers.euler_maruyama,
+    }
+
+
+def train(
+    folder: tyro.conf.Positional[Path] = RUN,
+    /,
+    *,
+    data: str = "digits",
+    net: str = "unet",
+    channels: tuple[int, ...] = (32, 64),
+    schedule: str = "cosine",
+    prediction: str = "v",
+    weight: str = "plain",
+    steps: int = 3000,
+    batch: int = 128,
+    learning_rate: float = 2e-3,
+    clip: float = 1.0,
+    decay: float = 0.995,
+    seed: int = 0,
+    save_every: int = 500,
+    resume: bool = False,
+) -> int:
+    """Train a denoiser on pictures, data-parallel over all local devices.
+
+    Args:
+        folder: Where the run is kept: checkpoints, config.json, metrics.jsonl, loss.png, samples.png.
+        data: "digits" (8 x 8, in scikit-learn's wheel), or a folder with the IDX files of MNIST or Fashion-MNIST.
+        net: unet or mlp.
+        channels: Width of each resolution, finest first.
+        schedule: flow, cosine, iddpm, vp, subvp, ve, edm, sigmoid or laplace.
+        prediction: data, noise, v, velocity or edm.
+        weight: plain (squared error of the prediction), elbo, flow, cosine, sigmoid, edm or logit-normal.
+        steps: Updates.
+        batch: Samples of one update, over all devices.
+        learning_rate: Peak rate of Adam.
+        clip: Largest norm of a gradient.
+        decay: Decay of the averaged parameters.
+        seed: Of initialisation, noise and order.
+        save_every: Steps between checkpoints.
+        resume: Go on from the newest checkpoint.
+    """
+    from diffeq_gen import plots, training
+
+    config = training.Config(
+        data=data, net=net, channels=channels, schedule=schedule, prediction=prediction, weight=weight, steps=steps,
+        batch=batch, learning_rate=learning_rate, clip=clip, decay=decay, seed=seed,
+    )  # fmt: skip
+    with progress("training", steps) as advance:
+        run = training.fit(config, folder, resume=resume, save_every=save_every, log_every=10, report=advance)
+    steps_seen, losses = history(folder)
+    plots.loss_curve(steps_seen, losses).savefig(folder / "loss.png", dpi=110)
+    pictures = _draw(run, "ddim", 64, 50, 0)
+    plots.samples({"DDIM, 50 steps": pictures}).savefig(folder / "samples.png", dpi=110)
+    _say(f"{folder}: {int(run.state.step)} steps, loss {losses[-1]:.4f}; see {folder / 'samples.png'}")
+    return 0
+
+
+def sample(
+    folder: tyro.conf.Positional[Path] = RUN, /, *, sampler: str = "ddim", steps: int = 50, n: int = 64, seed: int = 0
+) -> int:
+    """Draw pictures from a trained run into FOLDER/samples-SAMPLER.npy and .png.
+
+    Args:
+        folder: The run.
+        sampler: ddim, ddpm, churn, exponential, euler, heun, edm or euler-maruyama.
+        steps: Steps of the grid.
+        n: Pictures.
+        seed: Of the noise.
+    """
+    import numpy as np
+
+    from diffeq_gen import plots, training
+
+    _known(sampler, SAMPLERS, "sampler")
+    _positive(steps=steps, n=n)
+    run = training.restore(folder)
+    pictures = _draw(run, sampler, n, steps, seed)
+    with (folder / f"samples-{sampler}.part").open("wb") as draft:
+        np.save(draft, pictures, allow_pickle=False)
+    (folder / f"samples-{sampler}.part").replace(folder / f"samples-{sampler}.npy")
+    plots.samples({f"{sampler}, {steps} steps": pictures[:64]}).savefig(folder / f"samples-{sampler}.png", dpi=110)
+    _say(f"{n} pictures in {folder / f'samples-{sampler}.npy'} and .png")
+    return 0
+
+
+def evaluate(
+    folder: tyro.conf.Positional[Path] = RUN, /, *, images: int = 297, samples: int = 500, steps: int = 50, ode_steps: int = 64, seed: int = 0
+) -> int:  # fmt: skip
+    """Held-out bits per dimension by the probability flow and by the ELBO, and distances of samples to data.
+
+    Args:
+        folder: The run; FOLDER/evaluation.json and evaluation.png are written.
+        images: Held-out pictures.
+        samples: Pictures drawn for the distances.
+        steps: Steps of DDIM.
+        ode_steps: Steps of Heun's rule for the likelihood; each costs two evaluations and their exact divergence.
+        seed: Of dequantisation, noise and samples.
+    """
+    import jax
+
+    from diffeq_gen import plots, training
+
+    _positive(images=images, samples=samples, steps=steps, ode_steps=ode_steps)
+    run = training.restore(folder)
+    result = training.evaluate(
+        run, jax.random.key(seed), images=images, samples=samples, steps=steps, ode_steps=ode_steps
+    )
+    write_json(folder / "evaluation.json", result)
+    held_out = run.dataset.scaled(run.dataset.held_out[:64])
+    sheets = {"held-out data": held_out, "samples, DDIM": _draw(run, "ddim", 64, steps, seed)}
+    plots.samples(sheets).savefig(folder / "evaluation.png", dpi=110)
+    width = max(map(len, result))
+    for name, value in result.items():
+        _say(f"{name:{width}}  {value:.4f}" if isinstance(value, float) else f"{name:{width}}  {value}")
+    return 0
+
+
+def _figures() -> Mapping[str, Callable[[], Any]]:
+    from diffeq_gen import plots, schedules
+
+    families = {"flow": schedules.Flow(), "cosine": schedules.Cosine(), "VP": schedules.VP(), "sub-VP": schedules.SubVP(),
+                "VE": schedules.VE(), "EDM": schedules.EDM(), "sigmoid": schedules.Sigmoid(), "Laplace": schedules.Laplace()}  # fmt: skip
+    return {
+        "trajectories": plots.trajectories,
+        "weights": plots.weight_curves,
+        "schedules": lambda: plots.schedule_curves(families),
+    }
+
+
+def plot(name: tyro.conf.Positional[str], /, *, out: Path | None = None) -> int:
+    """Draw one of the pictures: trajectories, weights or schedules.
+
+    Args:
+        name: Which.
+        out: The file, NAME.png if left out.
+    """
+    _known(name, tuple(_figures()), "picture")
+    out = out or Path(f"{name}.png")
+    if not out.absolute().parent.is_dir():
+        raise FileNotFoundError(f"no folder {out.absolute().parent} for --out {out}")
+    _figures()[name]().savefig(out, dpi=130)
+    _say(str(out))
+    return 0
+
+
+def history(folder: Path) -> tuple[list[int], list[float]]:
+    """(steps, losses) of a run, from its metrics.jsonl."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line["step"] for line in lines], [line["loss"] for line in lines]
+
+
+def _draw(run: Any, sampler: str, n: int, steps: int, seed: int) -> Any:
+    import jax
+    import numpy as np
+
+    from diffeq_gen.training.evaluate import draw
+
+    shape = (n, *run.dataset.train.shape[1:])
+    made = _samplers()[sampler](run.denoise, run.schedule)
+    return np.asarray(draw(jax.random.key(seed), run.denoise, run.schedule, shape, steps=steps, sampler=made))
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[int, dict[str, float]], None]]:
+    """A bar on a terminal, a line every ten seconds elsewhere: report(step, metrics) advances it."""
+    if sys.stderr.isatty():
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, transient=True) as bar:
+            task = bar.add_task(what, total=total)
+            yield lambda step, metrics: bar.update(
+                task, completed=step, description=f"{what}, loss {metrics.get('loss', 0):.4f}"
+            )
+        return
+    last = [time.monotonic()]
+
+    def line(step: int, metrics: dict[str, float]) -> None:
+        if time.monotonic() - last[0] >= 10 or step == total:
+            last[0] = time.monotonic()
+            numbers = " ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+            sys.stderr.write(f"{what}: {step}/{total} {numbers}\n")
+
+    yield line
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Whole or not at all."""
+    draft = path.with_name(path.name + ".part")
+    draft.write_text(json.dumps(value, indent=1, default=dataclasses.asdict) + "\n")
+    draft.replace(path)
+
+
+def _known(name: str, names: tuple[str, ...], what: str) -> None:
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
+        raise ValueError(f"no {what} is named {name!r}; did you mean {near[0]!r}?")
+
+
+def _positive(**numbers: int) -> None:
+    for name, value in numbers.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {name}={value}")
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")

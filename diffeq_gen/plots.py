@@ -1,0 +1,140 @@
+"""Pictures: what a training run and a theorem look like.  Every function returns a matplotlib figure.
+
+loss curve | samples | trajectories of DDIM and of the flow's Euler rule | weights on the axis of log-SNR
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from diffeq_gen import clocks, exact, samplers, schedules, weights
+from diffeq_gen.types import Schedule
+
+__all__ = ["digits_grid", "loss_curve", "residuals", "samples", "schedule_curves", "trajectories", "weight_curves"]
+
+STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "font.size": 10}
+
+
+def _figure(columns: int = 1, *, width: float = 6.0, height: float = 3.6) -> tuple[Figure, list[Any]]:
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(width * columns, height), layout="constrained")
+        return figure, [figure.add_subplot(1, columns, i + 1) for i in range(columns)]
+
+
+def loss_curve(steps: Sequence[int], losses: Sequence[float]) -> Figure:
+    """Training loss against step."""
+    figure, (axis,) = _figure()
+    axis.plot(steps, losses, lw=1.5)
+    axis.set(xlabel="step", ylabel="loss", yscale="log", title="training")
+    return figure
+
+
+def digits_grid(pictures: np.ndarray, *, columns: int = 8) -> np.ndarray:
+    """Pictures (n, height, width, 1) side by side with a margin of one pixel, as one grey image in [0, 1]."""
+    n, height, width = pictures.shape[:3]
+    rows = -(-n // columns)
+    grid = np.zeros((rows * (height + 1) + 1, columns * (width + 1) + 1))
+    for i, picture in enumerate(np.clip((np.asarray(pictures)[..., 0] + 1) / 2, 0, 1)):
+        row, column = divmod(i, columns)
+        grid[
+            row * (height + 1) + 1 : (row + 1) * (height + 1), column * (width + 1) + 1 : (column + 1) * (width + 1)
+        ] = picture
+    return grid
+
+
+def samples(grids: Mapping[str, np.ndarray]) -> Figure:
+    """Sheets of pictures (n, height, width, 1), one for each name."""
+    figure, axes = _figure(len(grids), width=3.4, height=3.8)
+    for axis, (name, pictures) in zip(axes, grids.items(), strict=True):
+        axis.imshow(digits_grid(pictures), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        axis.set(title=name, xticks=[], yticks=[])
+        axis.grid(False)
+    return figure
+
+
+def trajectories(key: jax.Array | None = None, *, steps: int = 12, paths: int = 24) -> Figure:
+    """DDIM under the cosine schedule and Euler's rule of the straight flow, on a mixture in one dimension, overlaid.
+
+    Both are drawn as z/(alpha + sigma) against sigma/(alpha + sigma), the clock of Gao et al. 2024 in which they are one;
+    beside them Euler's rule in the time of the cosine schedule, which is not the same.
+    """
+    world = exact.Mixture(jnp.array([0.4, 0.6]), jnp.array([[-1.5], [1.0]]), jnp.array([[[0.05]], [[0.02]]]))
+    cosine, flow = schedules.Cosine(), schedules.Flow()
+    times = clocks.uniform_log_snr(cosine, steps, log_snr_min=-8.0, log_snr_max=8.0)
+    tau = jax.vmap(lambda t: clocks.time_at(flow, clocks.log_snr(cosine, t)))(times)
+    start = np.random.default_rng(0).standard_normal((paths, 1)) if key is None else jax.random.normal(key, (paths, 1))
+    start = jnp.asarray(start, times.dtype)
+    key = jax.random.key(0)
+
+    def run(sampler: Any, z: jax.Array, times: jax.Array) -> np.ndarray:
+        return np.asarray(jax.vmap(lambda z: samplers.trajectory(key, sampler, z, times))(z))[..., 0]
+
+    alpha, sigma = (np.asarray(part) for part in jax.vmap(cosine)(times))
+    norm = alpha + sigma
+    ddim = run(samplers.ddim(exact.denoiser(world, cosine), cosine), start, times) / norm
+    straight = run(samplers.euler(exact.denoiser(world, flow), flow), start / norm[0], tau)
+    naive = run(samplers.euler(exact.denoiser(world, cosine), cosine), start, times) / norm
+    figure, axes = _figure(2)
+    gap = float(np.max(np.abs(ddim - straight)))
+    for axis, other, title in zip(
+        axes,
+        (straight, naive),
+        (f"DDIM (dots) = Euler of the flow (lines), to {gap:.0e}", "Euler in cosine time is not"),
+        strict=True,
+    ):
+        axis.plot(tau, other.T, color="C0", lw=1)
+        axis.plot(tau, ddim.T, "o", color="C3", ms=2.5)
+        axis.set(xlabel="sigma / (alpha + sigma)", ylabel="z / (alpha + sigma)", title=title)
+        axis.invert_xaxis()
+    return figure
+
+
+def weight_curves() -> Figure:
+    """Weights w(lambda) of the literature on one axis, each scaled to a maximum of one; monotone ones are ELBOs."""
+    log_snr = jnp.linspace(-12.0, 12.0, 481)
+    named = {
+        "ELBO": weights.elbo,
+        "flow matching = v-MSE, cosine": weights.flow,
+        "eps-MSE, cosine": weights.cosine,
+        "sigmoid(2 - lambda)": weights.sigmoid(2.0),
+        "EDM": weights.edm(),
+        "flow, logit-normal (SD3)": weights.logit_normal(),
+    }
+    figure, (axis,) = _figure(width=7.0)
+    for name, weight in named.items():
+        value = np.asarray(weight(log_snr))
+        axis.plot(
+            log_snr,
+            np.exp(value - value.max()) if name != "flow matching = v-MSE, cosine" else np.exp(value - value[80]),
+            label=name,
+        )
+    axis.set(xlabel="log-SNR lambda", ylabel="w(lambda), scaled", title="what each loss emphasises", ylim=(0, 1.2))
+    axis.legend(fontsize=8)
+    return figure
+
+
+def schedule_curves(named: Mapping[str, Schedule]) -> Figure:
+    """log-SNR of schedules against time."""
+    figure, (axis,) = _figure()
+    times = jnp.linspace(0.002, 0.998, 400)
+    for name, schedule in named.items():
+        axis.plot(
+            times, np.asarray(jax.vmap(lambda t, schedule=schedule: clocks.log_snr(schedule, t))(times)), label=name
+        )
+    axis.set(xlabel="t", ylabel="log-SNR", title="schedules")
+    axis.legend(fontsize=8)
+    return figure
+
+
+def residuals(ratios: Mapping[str, float]) -> Figure:
+    """The worst residual of each theorem in units of its rounding bound: all must stay below one."""
+    figure, (axis,) = _figure(width=7.0, height=3.0)
+    axis.hist([max(value, 1e-4) for value in ratios.values()], bins=np.geomspace(1e-4, 2, 40))
+    axis.axvline(1.0, color="C3")
+    axis.set(xscale="log", xlabel="worst residual / its bound", ylabel="theorems")
+    return figure
