@@ -41,7 +41,7 @@ def log_snr(schedule: Schedule, t: Time) -> jax.Array:
 def log_snr_dot(schedule: Schedule, t: Time) -> jax.Array:
     """d lambda / dt, by one jvp; negative.
 
-    Theorems: sde-from-schedule.
+    Theorems: sde-from-schedule, erratum-e3-sign-of-the-loss, slopes-are-derivatives.
     """
     t = jnp.asarray(t)
     return jax.jvp(lambda t: log_snr(schedule, t), (t,), (jnp.ones_like(t),))[1]

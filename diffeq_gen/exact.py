@@ -290,7 +290,7 @@ def log_prob(world: World, z: Sample, p: Point) -> jax.Array:
 def score(world: World, z: Sample, p: Point) -> Sample:
     """grad log p(z) = (alpha x0_hat - z) / sigma^2.
 
-    Theorems: score-eps-x-link, tweedie-first, stein-identities.
+    Theorems: score-eps-x-link, tweedie-first, stein-identities, symmetry-equivariance.
     """
     return posterior(world, z, p).score
 
@@ -298,7 +298,8 @@ def score(world: World, z: Sample, p: Point) -> Sample:
 def denoise(world: World, z: Sample, p: Point) -> Sample:
     """x0_hat = E[x0 | z] = (z + sigma^2 score) / alpha.  Robbins 1956; Miyasawa 1961.
 
-    Theorems: gaussian-denoiser, gmm-denoiser, empirical-denoiser, tweedie-first.
+    Theorems: gaussian-denoiser, gmm-denoiser, empirical-denoiser, tweedie-first, data-scaling-is-snr-shift,
+    schedule-rescaling-invariance.
     """
     return posterior(world, z, p).x0
 

@@ -52,7 +52,7 @@ def noise(p: Point) -> tuple[jax.Array, jax.Array]:
 def score(p: Point) -> tuple[jax.Array, jax.Array]:
     """grad log q(z | x0) = -eps / sigma.  Vincent 2011.  Grows without bound as sigma -> 0.
 
-    Theorems: score-eps-x-link, tweedie-first.
+    Theorems: score-eps-x-link, tweedie-first, erratum-e6-sign-of-the-score, coupling-breaks-score.
     """
     return jnp.zeros_like(p.sigma), -1 / p.sigma
 

@@ -89,7 +89,8 @@ def variance_preserving(log_snr: jax.Array) -> tuple[jax.Array, jax.Array]:
 class Flow:
     """alpha = 1 - t, sigma = t: flow matching, rectified flow.  Lipman et al. 2023; Liu et al. 2023 (time reversed).
 
-    Theorems: schedule-catalogue, fm-as-sde, ddim-equals-fm-euler.
+    Theorems: schedule-catalogue, fm-as-sde, ddim-equals-fm-euler, lambda-parametrisations,
+    erratum-e2-scale-is-a-square-root.
     """
 
     def __call__(self, t: Time) -> tuple[jax.Array, jax.Array]:
@@ -269,7 +270,7 @@ class VE:
 
     The SDE with g^2 = d sigma^2/dt started at t = 0 from data has kernel variance sigma^2 - sigma_min^2, not sigma^2.
     Raises: ValueError where 0 < sigma_min < sigma_max fails.
-    Theorems: schedule-catalogue, ve-marginal-offset.
+    Theorems: schedule-catalogue, ve-marginal-offset, erratum-e8-ve-kernel-variance.
     """
 
     sigma_min: float = 0.01

@@ -263,8 +263,13 @@ def time_is_the_sigmoid_of_the_clock(schedule, t):
 )  # fmt: skip
 def uniform_log_snr_has_equal_gaps(schedule, low, high):
     """The times of uniform_log_snr fall, from the lowest log-SNR to the highest, in steps of equal log-SNR."""
-    alpha, sigma = jax.vmap(schedule)(clocks.uniform_log_snr(schedule, 4, log_snr_min=low, log_snr_max=high))
-    (alpha_0, sigma_0), (alpha_1, sigma_1) = schedule(0 * low), schedule(1.0 + 0 * low)
+
+    def inner(t):
+        """The schedule without its ends, where log-SNR may be infinite and the judge can bound no minimum of it."""
+        return schedule(0.01 + 0.98 * t)
+
+    alpha, sigma = jax.vmap(inner)(clocks.uniform_log_snr(inner, 4, log_snr_min=low, log_snr_max=high))
+    (alpha_0, sigma_0), (alpha_1, sigma_1) = inner(jnp.zeros_like(low)), inner(jnp.ones_like(low))
     first = jnp.maximum(2 * jnp.log(alpha_1 / sigma_1), low)
     last = jnp.minimum(2 * jnp.log(alpha_0 / sigma_0), high)
     return alpha, sigma * jnp.exp(jnp.stack([((4 - i) * first + i * last) / 8 for i in range(5)]))
