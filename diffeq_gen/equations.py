@@ -42,7 +42,7 @@ def variance_rate(p: Point) -> jax.Array:
     """g^2 = 2 sigma sigma' - 2 f sigma^2 = -sigma^2 lambda'.  Kingma et al. 2021, Eq. 20.
 
     Written as 2 sigma (sigma' - f sigma), finite at sigma = 0.  Negative where log-SNR rises: then no such SDE exists.
-    Theorems: sde-from-schedule, schedule-from-sde, no-sde-if-nonmonotone-snr.
+    Theorems: sde-from-schedule, schedule-from-sde, no-sde-if-nonmonotone-snr, entropy-production.
     """
     return 2 * p.sigma * (p.sigma_dot - drift_rate(p) * p.sigma)
 
@@ -69,7 +69,7 @@ def probability_flow(denoise: Denoiser, schedule: Schedule) -> Field:
     """u(z, t) = alpha' x0_hat + sigma' eps_hat: the ODE that carries p_t.  Song et al. 2021, Eq. 13.
 
     Never f z - g^2 score / 2, whose two terms both blow up where alpha -> 0.  Undefined at sigma = 0.
-    Theorems: velocity-is-pfode-drift, continuity-equation, pfode.
+    Theorems: velocity-is-pfode-drift, continuity-equation, pfode, kl-velocity-derivative.
     """
 
     def drift(z: Sample, t: Time) -> Sample:
@@ -86,7 +86,7 @@ def reverse_sde(
     `eta` is a number or a function of time: 0 is the probability flow, 1 is Anderson's reversal of the forward SDE.  The
     score enters as g^2 score = -lambda' (alpha x0_hat - z), which needs no division by sigma^2.
     Raises: ValueError where a constant eta is negative.
-    Theorems: reverse-family, anderson-reverse, family-joint-law-differs.
+    Theorems: reverse-family, anderson-reverse, family-joint-law-differs, reverse-equals-flow-plus-langevin, kl-contraction.
     """
     if not callable(eta):
         require(lambda eta: eta >= 0, "eta must not be negative", eta=eta)
@@ -114,7 +114,7 @@ def fokker_planck(
 
     For an SDE that runs down in time (`backward`) the sign of g^2 turns.  All derivatives are exact (autodiff); the cost
     is one Hessian of log p, so z should be small.
-    Theorems: fokker-planck, reverse-family, anderson-reverse.
+    Theorems: fokker-planck, score-fpe, reverse-family, anderson-reverse.
     """
 
     def residual(z: Sample, t: Time) -> jax.Array:

@@ -350,7 +350,7 @@ def marginal(world: Gaussian | Mixture, p: Point) -> Gaussian | Mixture:
     """The law of z = alpha x0 + sigma eps: N(alpha mean, alpha^2 cov + sigma^2 I), and the mixture of such.
 
     Raises: TypeError where the marginal is no world: that of an empirical one is known by `log_prob` and `score` only.
-    Theorems: gaussian-denoiser, gmm-denoiser.
+    Theorems: gaussian-denoiser, gmm-denoiser, prior-mismatch.
     """
     if isinstance(world, Mixture):
         each = world._each(lambda component: marginal(component, p))

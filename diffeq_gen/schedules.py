@@ -201,7 +201,7 @@ class VP:
     """alpha = e^{-B/2}, sigma^2 = 1 - e^{-B}, B = beta_min t + (beta_max - beta_min) t^2 / 2.  Song et al. 2021, Eq. 11.
 
     Raises: ValueError where beta_min is not positive or exceeds beta_max.
-    Theorems: schedule-catalogue, vp-sde.
+    Theorems: schedule-catalogue, vp-sde, ddpm-discrete-limit.
     """
 
     beta_min: float = 0.1

@@ -114,8 +114,8 @@ def continuity_equation(schedule, world, x0, eps, t):
     u = equations.probability_flow(exact.denoiser(world, schedule), schedule)
     change = _slope(lambda t: log_prob(z, t), t)
     closed = exact.divergence(world, z, p) + exact.velocity(world, z, p) @ exact.score(world, z, p)
-    moving = equations.continuity(log_prob, u)(z, t) - equations.continuity(log_prob, _at_rest)(z, t)
-    return (equations.continuity(_held(log_prob, t), u)(z, t), closed, moving), (-change, -change, -change)
+    at_rest = equations.continuity(log_prob, _at_rest)(z, t)
+    return (equations.continuity(_held(log_prob, t), u)(z, t), closed, at_rest), (-change, -change, change)
 
 
 @continuity_equation.near_miss
@@ -219,12 +219,9 @@ def reverse_family(schedule, world, x0, eps, t, eta, bend):
     b, g = equations.reverse_sde(exact.denoiser(world, exploding), exploding, eta=eta)
     s = exact.score(world, x, p)
     edm = -p.sigma_dot * p.sigma * s - beta * p.sigma**2 * s
-    return (left, apart, b(x, t), g(t)), (
-        right,
-        noise / 2 * exact.score(world, z, at(schedule, t)),
-        edm,
-        jnp.sqrt(2 * beta) * p.sigma,
-    )
+    varying = ((eta + bend * t) ** 2 * equations.variance_rate(at(schedule, t)), jnp.sqrt(2 * beta) * p.sigma)
+    right = right, noise / 2 * exact.score(world, z, at(schedule, t)), edm, *varying
+    return (left, apart, b(x, t), diffusion(t) ** 2, g(t)), right
 
 
 @reverse_family.near_miss
