@@ -33,8 +33,12 @@ def _predict(z, t):
 
 
 def _move(sampler, noise, z, t, s):
-    """z_s of one step, through the public face of a sampler: as many rows of noise as it asks for."""
-    return sampler.step(noise[None][: sampler.noises], sampler.init(z), z, t, s)[0]
+    """z_s of one step, through the public face of a sampler: as many rows of noise as it asks for.
+
+    An infinite result becomes nan, for no rounding bound decides between infinity and a number.
+    """
+    z_s = sampler.step(noise[None][: sampler.noises], sampler.init(z), z, t, s)[0]
+    return z_s + 0 * z_s
 
 
 def _noise_in(x0, z, p):

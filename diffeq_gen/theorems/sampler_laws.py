@@ -276,8 +276,10 @@ def final_step_bias(world, z, sigma, undone):
     eye, zero, denoise = jnp.eye(2, dtype=sigma.dtype), jnp.zeros_like(sigma), exact.denoiser(world, clock)
     last = exact.marginal(world, at(clock, sigma))
     parts = [verb(_predict, clock) for verb in (samplers.ddim, samplers.ddpm, samplers.euler, samplers.heun, samplers.edm)]
-    parts += [samplers.ddim(_predict, clock, eta=undone), samplers.ddpm(_predict, clock, variance=undone)]
-    parts += [samplers.churn(_predict, clock, undone=undone), samplers.exponential(_predict, clock, eta=2 * undone)]
+    parts += [samplers.ddpm(_predict, clock, variance=share) for share in (undone, 1.0)]
+    parts += [samplers.ddim(_predict, clock, eta=undone)]
+    parts += [samplers.churn(_predict, clock, undone=share) for share in (undone, 0.0)]
+    parts += [samplers.exponential(_predict, clock, eta=level) for level in (2 * undone, 0.0)]
     law = samplers.law(samplers.ddim(denoise, clock), last.mean, last.cov, jnp.stack([sigma, zero]))
     left = [*(_move(part, z + 1, z, sigma, zero) for part in parts), law, last.cov - world.cov]
     lost = sigma**2 * jnp.linalg.solve(world.cov + sigma**2 * eye, world.cov)

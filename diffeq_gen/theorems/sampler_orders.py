@@ -5,6 +5,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diffeq_gen import exact, paths, samplers
 from diffeq_gen.schedules import at
@@ -16,6 +17,7 @@ from diffeq_gen.types import Sampler
 __all__: list[str] = []
 
 SIZES = (16, 32, 64, 128, 256)
+"""Numbers of steps.  Every grid is written over the finest, its times repeated: a step of no length changes nothing."""
 
 
 def _side_by_side(*parts):
@@ -26,6 +28,13 @@ def _side_by_side(*parts):
         return jnp.concatenate([_move(part, eps, row, t, s) for part, row, eps in rows]), memory
 
     return Sampler(lambda z: (), step, 1)
+
+
+def _grids(first, last, dtype):
+    """One grid of times for each size, all of one length, so that one compilation serves them all."""
+    finest = np.arange(SIZES[-1] + 1)
+    shares = np.stack([np.floor(finest * n / SIZES[-1]) / n for n in SIZES])
+    return jnp.asarray(first + (last - first) * shares, dtype)
 
 
 def _repeated(world, n):
@@ -54,7 +63,7 @@ def flipped_ddim_matches_diffusion(schedule, world, t):
         return _distance(law[0], exact.marginal(world, at(schedule, t + h))) + _distance(law[1], start)
 
     renoised, steps = Sampler(lambda z: (), back, 1), 0.25 / jnp.asarray(SIZES, t.dtype)
-    return steps, jnp.stack([error(h) for h in steps])
+    return steps, jax.vmap(error)(steps)
 
 
 @flipped_ddim_matches_diffusion.near_miss(order=3)
@@ -77,18 +86,20 @@ def the_same_particle(schedule, world, t):
 def first_order_law_orders(schedule, world, eta):
     """On Gaussian data the laws of DDIM(eta), DDPM of any variance and the exponential step err by O(Delta) over a chain, and by
     O(Delta^2) over one step."""
-    denoise, ends = exact.denoiser(world, schedule), jnp.array([0.875, 0.125], eta.dtype)
+    denoise, ends = exact.denoiser(world, schedule), jnp.array([0.75, 0.25], eta.dtype)
     together = _side_by_side(samplers.ddim(denoise, schedule, eta=eta), samplers.ddpm(denoise, schedule, variance=eta),
-                             samplers.exponential(denoise, schedule, eta=2 * eta))  # fmt: skip
+                             samplers.exponential(denoise, schedule, eta=eta))  # fmt: skip
     start, known = (_repeated(exact.marginal(world, at(schedule, end)), 3) for end in ends)
 
-    def error(n):
-        grid = jnp.linspace(0.875, 0.125, n + 1, dtype=eta.dtype)
-        near = _repeated(exact.marginal(world, at(schedule, grid[1])), 3)
-        laws = [samplers.law(together, start.mean, start.cov, part) for part in (grid, grid[:2])]
-        return _distance(laws[0], known) + n * _distance(laws[1], near)
+    def local(h):
+        ends = jnp.stack([0.75 + 0 * h, 0.75 - h])
+        near = _repeated(exact.marginal(world, at(schedule, ends[1])), 3)
+        return _distance(samplers.law(together, start.mean, start.cov, ends), near)
 
-    return 1 / jnp.asarray(SIZES, eta.dtype), jnp.stack([error(n) for n in SIZES])
+    steps = 0.5 / jnp.asarray(SIZES, eta.dtype)
+    laws = jax.vmap(lambda grid: samplers.law(together, start.mean, start.cov, grid))(_grids(0.75, 0.25, eta.dtype))
+    chains = jax.vmap(lambda law: _distance(law, known))(laws)
+    return steps, chains + jax.vmap(local)(steps) / steps
 
 
 @first_order_law_orders.near_miss(order=2)
@@ -100,25 +111,23 @@ def second_order(schedule, world, eta):
 @first_order_law_orders.near_miss
 def naive_sampler_converges(schedule, world, eta):
     """Denoise and noise again: its law never tends to that of the data's path, however fine the grid."""
-    denoise, start = exact.denoiser(world, schedule), exact.marginal(world, at(schedule, jnp.asarray(0.875, eta.dtype)))
-    known = exact.marginal(world, at(schedule, jnp.asarray(0.125, eta.dtype)))
+    denoise, start = exact.denoiser(world, schedule), exact.marginal(world, at(schedule, jnp.asarray(0.75, eta.dtype)))
+    known = exact.marginal(world, at(schedule, jnp.asarray(0.25, eta.dtype)))
 
     def step(noise, memory, z, t, s):
         return samplers.first_order_step(denoise(z, t), z, noise[0], at(schedule, t), at(schedule, s), jnp.inf), ()
 
-    grids = [jnp.linspace(0.875, 0.125, n + 1, dtype=eta.dtype) for n in SIZES]
-    laws = [samplers.law(Sampler(lambda z: (), step, 1), start.mean, start.cov, grid) for grid in grids]
-    return 1 / jnp.asarray(SIZES, eta.dtype), jnp.stack([_distance(law, known) for law in laws])
+    naive = Sampler(lambda z: (), step, 1)
+    laws = jax.vmap(lambda grid: samplers.law(naive, start.mean, start.cov, grid))(_grids(0.75, 0.25, eta.dtype))
+    return 1 / jnp.asarray(SIZES, eta.dtype), jax.vmap(lambda law: _distance(law, known))(laws)
 
 
 def _endpoint_errors(parts, schedule, world, z):
     """|z_s - flow_map(z_t)| of chains from 7/8 to 1/8, for each number of steps: shape (sizes, parts)."""
-    ends = jnp.asarray(0.875, z.dtype), jnp.asarray(0.125, z.dtype)
-    known = exact.flow_map(world, z, *(at(schedule, end) for end in ends))
-    grids = [jnp.linspace(0.875, 0.125, n + 1, dtype=z.dtype) for n in SIZES]
-    start, together = jnp.tile(z, len(parts)), _side_by_side(*parts)
-    chains = [samplers.sample(jax.random.key(0), together, start, grid).reshape(-1, 2) for grid in grids]
-    return jnp.stack([jnp.sum(jnp.abs(chain - known[None, :]), axis=1) for chain in chains])
+    known = exact.flow_map(world, z, *(at(schedule, end) for end in jnp.array([0.875, 0.125], z.dtype)))
+    start, together, key = jnp.tile(z, len(parts)), _side_by_side(*parts), jax.random.key(0)
+    ends = jax.vmap(lambda grid: samplers.sample(key, together, start, grid))(_grids(0.875, 0.125, z.dtype))
+    return jnp.sum(jnp.abs(ends.reshape(len(SIZES), len(parts), 2) - known[None, None, :]), axis=2)
 
 
 @theorem(source="Karras et al. 2022, App. B.2", kind="order", order=2, schedule=smooth_schedules, world=gaussians(2),
@@ -153,14 +162,15 @@ def second_slope_of_the_first_output(schedule, world, z):
          world=gaussians(2), z=vectors(2), cases=8, precisions=("float64",))  # fmt: skip
 def ddim_inversion_error(schedule, world, z):
     """DDIM run up in time and down again does not come back: it misses by O(h)."""
-    sampler, errors = samplers.ddim(exact.denoiser(world, schedule), schedule), []
-    for n in SIZES:
-        grid = jnp.linspace(0.125, 0.875, n + 1, dtype=z.dtype)
+    sampler = samplers.ddim(exact.denoiser(world, schedule), schedule)
+
+    def missed(grid):
         there_and_back = jnp.concatenate([grid, grid[::-1][1:]])
         move = lambda z, pair: (_move(sampler, z, z, *pair), None)  # noqa: E731
         end, _ = jax.lax.scan(move, z, (there_and_back[:-1], there_and_back[1:]))
-        errors.append(jnp.sum(jnp.abs(end - z)))
-    return 1 / jnp.asarray(SIZES, z.dtype), jnp.stack(errors)
+        return jnp.sum(jnp.abs(end - z))
+
+    return 1 / jnp.asarray(SIZES, z.dtype), jax.vmap(missed)(_grids(0.125, 0.875, z.dtype))
 
 
 @ddim_inversion_error.near_miss(order=2)
