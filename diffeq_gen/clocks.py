@@ -80,7 +80,7 @@ def _log_snr(schedule: Schedule, t: Time) -> jax.Array:
 
 
 def log_snr_range(
-    schedule: Schedule, log_snr_min: float = -15.0, log_snr_max: float = 15.0
+    schedule: Schedule, *, log_snr_min: float = -15.0, log_snr_max: float = 15.0
 ) -> tuple[jax.Array, jax.Array]:
     """(lambda(1), lambda(0)) of the schedule, cut to [log_snr_min, log_snr_max] where it reaches further.
 
@@ -110,7 +110,7 @@ def uniform_log_snr(schedule: Schedule, n: int, *, log_snr_min: float = -15.0, l
     Theorems: uniform-log-snr-has-equal-gaps.
     """
     _require_steps(n)
-    low, high = log_snr_range(schedule, log_snr_min, log_snr_max)
+    low, high = log_snr_range(schedule, log_snr_min=log_snr_min, log_snr_max=log_snr_max)
     return jax.vmap(lambda value: time_at(schedule, value))(jnp.linspace(low, high, n + 1))
 
 
@@ -127,7 +127,8 @@ def karras(
     require(lambda rho: rho > 0, "rho must be positive", rho=rho)
     require(lambda low, high: 0 < low < high, "sigma must fall from sigma_max to sigma_min > 0",
             sigma_min=sigma_min, sigma_max=sigma_max)  # fmt: skip
-    low, high = log_snr_range(schedule, *(-2 * jnp.log(jnp.array([sigma_max, sigma_min]))))
+    first, last = -2 * jnp.log(jnp.array([sigma_max, sigma_min]))
+    low, high = log_snr_range(schedule, log_snr_min=first, log_snr_max=last)
     roots = jnp.linspace(jnp.exp(-low / (2 * rho)), jnp.exp(-high / (2 * rho)), n + 1)
     return jax.vmap(lambda root: time_at(schedule, -2 * rho * jnp.log(root)))(roots)
 

@@ -41,7 +41,7 @@ def log_prob(
     schedule is left in it.  The start is x0 itself at log_snr_max, as the law of x0 blurred by e^{-log_snr_max/2}: data that
     are not blurred so already need dequantisation, or a larger log_snr_max.  The error falls as steps^-2.
     """
-    low, high = clocks.log_snr_range(schedule, log_snr_min, log_snr_max)
+    low, high = clocks.log_snr_range(schedule, log_snr_min=log_snr_min, log_snr_max=log_snr_max)
     ladder = jnp.linspace(high, low, steps + 1).astype(x0.dtype)
     d = x0.size
 
@@ -79,10 +79,10 @@ def elbo(
     The integral over log-SNR is a mean over `samples` stratified draws.  Continuous x0: the reconstruction is the density
     N(z/alpha, e^{-log_snr_max} I) at x0, so the bound is one for the density.
     """
-    low, high = (bound.astype(x0.dtype) for bound in clocks.log_snr_range(schedule, log_snr_min, log_snr_max))
+    low, high = (bound.astype(x0.dtype) for bound in clocks.log_snr_range(schedule, log_snr_min=log_snr_min, log_snr_max=log_snr_max))
     time_key, noise_key, last_key = jax.random.split(key, 3)
-    u = (jnp.arange(samples) + jax.random.uniform(time_key, (samples,))) / samples
-    ladder = low + (high - low) * u.astype(x0.dtype)
+    u = (jnp.arange(samples, dtype=x0.dtype) + jax.random.uniform(time_key, (samples,), x0.dtype)) / samples
+    ladder = low + (high - low) * u
 
     def term(key: Key, log_snr: jax.Array) -> jax.Array:
         p = at(schedule, clocks.time_at(schedule, log_snr))

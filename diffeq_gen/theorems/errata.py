@@ -22,7 +22,7 @@ __all__: list[str] = []
 early_times = scalars("times in [0.02, 0.8]", 0.02, 0.8)
 
 
-def flow_as_sde(nodes):
+def _flow_as_sde(nodes):
     """f = -1/(1 - t), g^2 = 2 t/(1 - t): its schedule is alpha = 1 - t, sigma = t."""
     return equations.FromSDE(lambda t: -1 / (1 - t), lambda t: 2 * t / (1 - t), nodes=nodes)
 
@@ -36,7 +36,7 @@ def erratum_e1_sigma_without_alpha(rate, strength, t):
     """sigma_t^2 = alpha_t^2 int_0^t g^2/alpha^2: for f = -1/(1-t), g^2 = 2t/(1-t) it is t^2, and for constant -f and g^2 the
     variance g^2 (1 - e^{2ft})/(-2f) of Ornstein and Uhlenbeck."""
     settled = [equations.FromSDE(lambda t: -rate + 0 * t, lambda t: strength + 0 * t, nodes=nodes) for nodes in (24, 32)]
-    coarse, fine = ((flow_as_sde(nodes)(t), one(t)) for nodes, one in zip((24, 32), settled, strict=True))
+    coarse, fine = ((_flow_as_sde(nodes)(t), one(t)) for nodes, one in zip((24, 32), settled, strict=True))
     spread = jnp.sqrt(strength * -jnp.expm1(-2 * rate * t) / (2 * rate))
     exact = (1 - t, t), (jnp.exp(-rate * t), spread)
     return fine, exact, jax.tree.map(lambda a, b: jnp.abs(a - b), fine, coarse)
@@ -45,7 +45,7 @@ def erratum_e1_sigma_without_alpha(rate, strength, t):
 @erratum_e1_sigma_without_alpha.near_miss(witness={"t": 0.6})
 def sigma_as_printed(rate, strength, t):
     """sigma_t = (int_0^t g_s^2 e^{-2 int_0^s f})^{1/2}: that is sigma_t/alpha_t, 1.5 for 0.6 on the flow path at t = 0.6."""
-    alpha, sigma = flow_as_sde(32)(t)
+    alpha, sigma = _flow_as_sde(32)(t)
     return sigma / alpha, t
 
 
@@ -85,14 +85,14 @@ def weight_as_printed(schedule, x0, error, z, t):
 
 @theorem(
     source="Dieleman 2024, noise schedules, corrected; Nichol & Dhariwal 2021, Eq. 17",
-    s=positive("offsets", 1e-3, 0.1), t=times,
+    offset=positive("offsets", 1e-3, 0.1), t=times,
 )  # fmt: skip
-def erratum_e5_cosine_offset(s, t):
+def erratum_e5_cosine_offset(offset, t):
     """The offset cosine divides abar by its value at 0: sigma^2 = 1 - cos^2(theta)/cos^2(theta_0), zero at t = 0; without an
     offset sigma = sin(pi t/2)."""
-    theta, first = ((r + s) / (1 + s) * math.pi / 2 for r in (t, 0 * t))
-    alpha, sigma = families.IDDPM(s)(t)
-    alpha_0, sigma_0 = families.IDDPM(s)(0 * t)
+    theta, first = ((r + offset) / (1 + offset) * math.pi / 2 for r in (t, 0 * t))
+    alpha, sigma = families.IDDPM(offset)(t)
+    alpha_0, sigma_0 = families.IDDPM(offset)(0 * t)
     turned = (jnp.sin(theta) - jnp.sin(first)) * (jnp.sin(theta) + jnp.sin(first))
     return (
         (alpha * jnp.cos(first), (sigma * jnp.cos(first)) ** 2, alpha_0, 1 + sigma_0, families.Cosine()(t)),
@@ -100,10 +100,10 @@ def erratum_e5_cosine_offset(s, t):
     )
 
 
-@erratum_e5_cosine_offset.near_miss(witness={"s": 0.008, "t": 0.0})
-def cosine_as_printed(s, t):
+@erratum_e5_cosine_offset.near_miss(witness={"offset": 0.008, "t": 0.0})
+def cosine_as_printed(offset, t):
     """sigma = sin((t + s)/(1 + s) pi/2): 0.0125, and not 0, at t = 0."""
-    return 1 + families.IDDPM(s)(t)[1], 1 + jnp.sin((t + s) / (1 + s) * math.pi / 2)
+    return 1 + families.IDDPM(offset)(t)[1], 1 + jnp.sin((t + offset) / (1 + offset) * math.pi / 2)
 
 
 @theorem(

@@ -6,6 +6,7 @@ The anchors are densities, Bayes' rule and derivatives written here; the other s
 """
 
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +17,10 @@ from diffeq_gen.theorems.domains import earlier, mixtures, positive, scalars, sc
 from diffeq_gen.theorems.registry import theorem
 from diffeq_gen.types import Point
 
-__all__: list[str] = []
+__all__ = ["where_resolved"]
 
 
-def log_density(world, z, alpha, sigma):
+def _log_density(world, z, alpha, sigma):
     """log sum_k w_k N(z; alpha m_k, alpha^2 C_k + sigma^2 I) in two dimensions, by 2 x 2 inverses: imports no world."""
 
     def component(weight, mean, cov):
@@ -31,14 +32,14 @@ def log_density(world, z, alpha, sigma):
     return jax.nn.logsumexp(jax.vmap(component)(world.weights, world.means, world.covs))
 
 
-def resolved(p: Point, q: Point):
+def _resolved(p: Point, q: Point):
     """Whether this precision can tell that q is cleaner than p: closer than 32 ulps, the sign of the gap is rounding."""
     return q.alpha * p.sigma > p.alpha * q.sigma * (1 + 32 * jnp.finfo(p.alpha.dtype).eps)
 
 
-def where_resolved(p: Point, q: Point, *sides):
-    """The sides where the two points can be told apart, and zeros elsewhere: a kernel from p to itself is no claim."""
-    return jax.tree.map(lambda side: jnp.where(resolved(p, q), side, 0), sides)
+def where_resolved(p: Point, q: Point, *sides: Any) -> Any:
+    """The sides where this precision can tell p from q, and zeros elsewhere: a kernel from p to itself is no claim."""
+    return jax.tree.map(lambda side: jnp.where(_resolved(p, q), side, 0), sides)
 
 
 @theorem(source="Gao et al. 2024, table of predictions", schedule=schedules, x0=vectors(3), eps=vectors(3), t=times)
@@ -167,7 +168,7 @@ def score_eps_x_link(schedule, world, x0, eps, t):
     """score = -E[eps | z]/sigma = (alpha x0_hat - z)/sigma^2, with score the gradient of the log-density."""
     (alpha, sigma), p = schedule(t), at(schedule, t)
     z = paths.perturb(x0, eps, p)
-    score = jax.grad(lambda z: log_density(world, z, alpha, sigma))(z)
+    score = jax.grad(lambda z: _log_density(world, z, alpha, sigma))(z)
     denoised = exact.denoise(world, z, p)
     noise = predictions.convert(exact.score(world, z, p), z, p, predictions.score, predictions.noise)
     return (
@@ -181,7 +182,7 @@ def the_score_points_to_the_noise(schedule, world, x0, eps, t):
     """score = E[eps | z]/sigma, without the sign."""
     p = at(schedule, t)
     z = paths.perturb(x0, eps, p)
-    score = jax.grad(lambda z: log_density(world, z, p.alpha, p.sigma))(z)
+    score = jax.grad(lambda z: _log_density(world, z, p.alpha, p.sigma))(z)
     return predictions.convert(exact.denoise(world, z, p), z, p, predictions.data, predictions.noise) / p.sigma, score
 
 
@@ -190,7 +191,7 @@ def the_score_is_minus_the_noise(schedule, world, x0, eps, t):
     """score = -E[eps | z], right at sigma = 1."""
     p = at(schedule, t)
     z = paths.perturb(x0, eps, p)
-    score = jax.grad(lambda z: log_density(world, z, p.alpha, p.sigma))(z)
+    score = jax.grad(lambda z: _log_density(world, z, p.alpha, p.sigma))(z)
     return -predictions.convert(exact.denoise(world, z, p), z, p, predictions.data, predictions.noise), score
 
 
@@ -207,7 +208,7 @@ def velocity_is_pfode_drift(schedule, world, x0, eps, t):
     f = jax.grad(lambda t: jnp.log(schedule(t)[0]))(t)
     g_squared = -(sigma**2) * jax.grad(lambda t: _log_snr(schedule, t))(t)
     z, z_dot = jax.jvp(lambda t: schedule(t)[0] * x0 + schedule(t)[1] * eps, (t,), (jnp.ones_like(t),))
-    drift = f * z - g_squared / 2 * jax.grad(lambda z: log_density(world, z, alpha, sigma))(z)
+    drift = f * z - g_squared / 2 * jax.grad(lambda z: _log_density(world, z, alpha, sigma))(z)
     flow = equations.probability_flow(lambda z, t: exact.denoise(world, z, at(schedule, t)), schedule)
     a, b = predictions.velocity(p)
     return (
@@ -221,7 +222,7 @@ def drift_of_the_reverse_sde(schedule, world, x0, eps, t):
     """f z - g^2 score: the drift of Anderson's reverse SDE, without its one half."""
     p = at(schedule, t)
     z = paths.perturb(x0, eps, p)
-    score = jax.grad(lambda z: log_density(world, z, p.alpha, p.sigma))(z)
+    score = jax.grad(lambda z: _log_density(world, z, p.alpha, p.sigma))(z)
     return exact.velocity(world, z, p), p.alpha_dot / p.alpha * z + p.sigma**2 * p.log_snr_dot * score
 
 
@@ -230,7 +231,7 @@ def score_with_the_other_sign(schedule, world, x0, eps, t):
     """f z + g^2 score/2, as in libraries that turn the sign of the velocity when they turn time."""
     p = at(schedule, t)
     z = paths.perturb(x0, eps, p)
-    score = jax.grad(lambda z: log_density(world, z, p.alpha, p.sigma))(z)
+    score = jax.grad(lambda z: _log_density(world, z, p.alpha, p.sigma))(z)
     return exact.velocity(world, z, p), p.alpha_dot / p.alpha * z - p.sigma**2 * p.log_snr_dot * score / 2
 
 
@@ -286,9 +287,9 @@ def variance_without_scale(schedule, t, s):
 
 @theorem(
     source="Ho et al. 2020, Sec. 2; Dieleman 2024, introduction",
-    schedule=schedules, t=times, s=earlier("t"), r=earlier("s"), z=vectors(3), first=vectors(3), second=vectors(3),
+    schedule=schedules, z=vectors(3), first=vectors(3), second=vectors(3), t=times, s=earlier("t"), r=earlier("s"),
 )  # fmt: skip
-def markov_semigroup(schedule, t, s, r, z, first, second):
+def markov_semigroup(schedule, z, first, second, t, s, r):
     """From r to s to t is from r to t: scales multiply, and noise adds in quadrature."""
     p, q, o = at(schedule, t), at(schedule, s), at(schedule, r)
     (scale, std), (scale_early, std_early), (whole, std_whole) = (
@@ -302,7 +303,7 @@ def markov_semigroup(schedule, t, s, r, z, first, second):
 
 
 @markov_semigroup.near_miss
-def noise_adds_linearly(schedule, t, s, r, z, first, second):
+def noise_adds_linearly(schedule, z, first, second, t, s, r):
     """Standard deviations added, as if the two draws were one."""
     p, q, o = at(schedule, t), at(schedule, s), at(schedule, r)
     (scale, std), (_, std_early), (_, whole) = paths.transition(p, q), paths.transition(q, o), paths.transition(p, o)

@@ -20,7 +20,7 @@ __all__: list[str] = []
 moderate_log_snrs = scalars("log-SNR in [-20, 20]", -20.0, 20.0)
 
 
-def scaled(schedule, size, curl):
+def _scaled(schedule, size, curl):
     """kappa(t) = e^{size + curl sin 3t}, the schedule times it, and kappa' by hand."""
 
     def kappa(t):
@@ -42,7 +42,7 @@ def scaled(schedule, size, curl):
 def schedule_rescaling_invariance(schedule, size, curl, world, x0, eps, overshoot, t, s):
     """(alpha, sigma, z) times kappa(t) leaves lambda, x0_hat and every first-order step of z/kappa as they were; the score
     is divided by kappa, u becomes kappa u + kappa' z, f becomes f + kappa'/kappa, and g^2 kappa^2 g^2."""
-    other, kappa, kappa_dot = scaled(schedule, size, curl)
+    other, kappa, kappa_dot = _scaled(schedule, size, curl)
     (p, q), (scaled_p, scaled_q) = ((at(one, t), at(one, s)) for one in (schedule, other))
     z = paths.perturb(x0, eps, p)
     known, there = exact.posterior(world, z, p), exact.posterior(world, kappa(t) * z, scaled_p)
@@ -70,7 +70,7 @@ def schedule_rescaling_invariance(schedule, size, curl, world, x0, eps, overshoo
 @schedule_rescaling_invariance.near_miss
 def velocity_scales_with_z(schedule, size, curl, world, x0, eps, overshoot, t, s):
     """u becomes kappa u: forgets that the scale itself moves."""
-    other, kappa, _ = scaled(schedule, size, curl)
+    other, kappa, _ = _scaled(schedule, size, curl)
     z = paths.perturb(x0, eps, at(schedule, t))
     there = exact.velocity(world, kappa(t) * z, at(other, t))
     return there, kappa(t) * exact.velocity(world, z, at(schedule, t))
@@ -79,7 +79,7 @@ def velocity_scales_with_z(schedule, size, curl, world, x0, eps, overshoot, t, s
 @schedule_rescaling_invariance.near_miss
 def euler_steps_too(schedule, size, curl, world, x0, eps, overshoot, t, s):
     """An Euler step of the probability flow, z + (s - t) u, commutes with the scale as the exponential steps do."""
-    other, kappa, _ = scaled(schedule, size, curl)
+    other, kappa, _ = _scaled(schedule, size, curl)
     z = paths.perturb(x0, eps, at(schedule, t))
     there = kappa(t) * z + (s - t) * exact.velocity(world, kappa(t) * z, at(other, t))
     return there, kappa(s) * (z + (s - t) * exact.velocity(world, z, at(schedule, t)))

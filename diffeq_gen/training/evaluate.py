@@ -45,7 +45,7 @@ def draw(
 ) -> Sample:
     """Samples of this shape (n, *event), by DDIM unless another sampler is given, on a grid uniform in t, denoised at its end."""
     start_key, run_key = jax.random.split(key)
-    low, high = clocks.log_snr_range(schedule, -12.0, 12.0)
+    low, high = clocks.log_snr_range(schedule, log_snr_min=-12.0, log_snr_max=12.0)
     first, last = clocks.time_at(schedule, low), clocks.time_at(schedule, high)
     times = jnp.linspace(first, last, steps + 1).astype(jnp.float32)
     p = at(schedule, times[0])
