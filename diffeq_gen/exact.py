@@ -290,7 +290,8 @@ def log_prob(world: World, z: Sample, p: Point) -> jax.Array:
 def score(world: World, z: Sample, p: Point) -> Sample:
     """grad log p(z) = (alpha x0_hat - z) / sigma^2.
 
-    Theorems: score-eps-x-link, tweedie-first, stein-identities, symmetry-equivariance.
+    Theorems: score-eps-x-link, tweedie-first, stein-identities, symmetry-equivariance, fisher-mmse,
+    pointwise-i-mmse-likelihood.
     """
     return posterior(world, z, p).score
 
@@ -299,7 +300,7 @@ def denoise(world: World, z: Sample, p: Point) -> Sample:
     """x0_hat = E[x0 | z] = (z + sigma^2 score) / alpha.  Robbins 1956; Miyasawa 1961.
 
     Theorems: gaussian-denoiser, gmm-denoiser, empirical-denoiser, tweedie-first, data-scaling-is-snr-shift,
-    schedule-rescaling-invariance.
+    schedule-rescaling-invariance, denoiser-is-gradient-psd, mse-orthogonality, dae-score-bias.
     """
     return posterior(world, z, p).x0
 
@@ -315,7 +316,7 @@ def posterior_cov(world: World, z: Sample, p: Point) -> jax.Array:
 def posterior_trace(world: World, z: Sample, p: Point) -> jax.Array:
     """tr Cov(x0 | z) = E[|x0 - x0_hat|^2 | z], without the matrix: its mean over z is the mmse.
 
-    Theorems: tweedie-second, fisher-mmse.
+    Theorems: tweedie-second, fisher-mmse, i-mmse, mmse-monotone, mse-orthogonality.
     """
     return _known(world)._second(z, p, _trace)
 
@@ -323,7 +324,7 @@ def posterior_trace(world: World, z: Sample, p: Point) -> jax.Array:
 def velocity(world: World, z: Sample, p: Point) -> Sample:
     """u = E[dz/dt | z] = alpha' x0_hat - sigma' sigma score.  Finite wherever those are: never by way of alpha'/alpha.
 
-    Theorems: velocity-is-pfode-drift, continuity-equation, pfode.
+    Theorems: velocity-is-pfode-drift, continuity-equation, pfode, edm-general-ode.
     """
     known = posterior(world, z, p)
     return p.alpha_dot * known.x0 - p.sigma_dot * p.sigma * known.score
@@ -366,7 +367,7 @@ def reverse_kernel(world: World, z: Sample, p: Point, q: Point) -> tuple[Sample,
 
     (c_z, c_x, std) is the `bridge` from p to the cleaner q; the covariance has shape (D, D).  A Gaussian world has that
     Gaussian as its kernel, exactly and for a step of any size; for the others these are its first two moments.
-    Theorems: reverse-kernel-moments, ddpm-variance-endpoints.
+    Theorems: reverse-kernel-moments, reverse-kernel-gaussianity, denoiser-martingale, ddpm-variance-endpoints.
     """
     c_z, c_x, std = bridge(p, q)
     cov = std**2 * jnp.eye(z.size, dtype=z.dtype) + c_x**2 * posterior_cov(world, z, p)
@@ -378,7 +379,7 @@ def flow_map(world: Gaussian, z: Sample, p: Point, q: Point) -> Sample:
 
     The solution at q of the probability flow that starts in z at p; q may be cleaner or noisier.
     Raises: TypeError where the world is not Gaussian: no other flow map is known.
-    Theorems: pfode-gaussian-solution, pfode-map-not-ot.
+    Theorems: trajectory-equivalence, pfode-gaussian-solution, pfode-map-not-ot.
     """
     if not isinstance(world, Gaussian):
         raise TypeError(f"only a Gaussian world has its flow map in closed form, got {world!r}")

@@ -104,7 +104,7 @@ def convert(value: Sample, z: Sample, p: Point, source: Prediction, target: Pred
     Solves z = alpha x0 + sigma eps, value = a x0 + b eps for a' x0 + b' eps, in one step: never by way of eps, whose
     division by alpha or sigma a conversion between v, u and F does not need.
     Raises: ValueError where value and z differ in shape, or the source determines no x0 at this log-SNR.
-    Theorems: path-conversions, conversions-compose, edm-f-is-minus-v.
+    Theorems: path-conversions, conversions-compose, edm-f-is-minus-v, edm-legacy-precond.
     """
     require_same_shape(value=value, z=z)
     if source is target:

@@ -123,20 +123,34 @@ def joint_law(mean, cov, alpha, sigma):
 @theorem(
     source="normal correlation, e.g. Bishop 2006, Sec. 2.3.3; Gao et al. 2024, plots",
     cases=500,
-    schedule=schedules, world=gaussians(), x0=vectors(2), eps=vectors(2), t=times,
+    schedule=schedules, world=gaussians(), x0=vectors(2), eps=vectors(2), t=times, solid=gaussians(3), y=vectors(3),
 )  # fmt: skip
-def gaussian_denoiser(schedule, world, x0, eps, t):
+def gaussian_denoiser(schedule, world, x0, eps, t, solid, y):
     """Of N(m, C): q = N(alpha m, alpha^2 C + sigma^2 I), E[x0 | z] = m + alpha C (alpha^2 C + sigma^2 I)^{-1} (z - alpha m) and
     Cov(x0 | z) = (C^{-1} + alpha^2/sigma^2 I)^{-1}, from which score, velocity and divergence follow."""
     p = at(schedule, t)
     z, law = paths.perturb(x0, eps, p), exact.marginal(world, p)
     left = *verbs(world, z, p), exact.denoiser(world, schedule)(z, t), (law.mean, law.cov)
     right = anchors(world, z, schedule, t)
-    return left, (*right, right[1], joint_law(world.mean, world.cov, p.alpha, p.sigma))
+    solved, given = _solved_in_three(solid, p.alpha * solid.mean + y * jnp.hypot(p.alpha, p.sigma), p)
+    return (*left, solved), (*right, right[1], joint_law(world.mean, world.cov, p.alpha, p.sigma), given)
+
+
+def _solved_in_three(world, z, p: Point):
+    """V score = alpha m - z, V x0_hat = sigma^2 m + alpha C z, V Cov(x0 | z) = sigma^2 C: in two dimensions the matrix of
+    eigenvectors may be its own transpose."""
+    noisy = p.alpha**2 * world.cov + p.sigma**2 * jnp.eye(3, dtype=z.dtype)
+    away = z - p.alpha * world.mean
+    solved = (
+        noisy @ exact.score(world, z, p),
+        noisy @ exact.denoise(world, z, p),
+        noisy @ exact.posterior_cov(world, z, p),
+    )
+    return solved, (-away, p.sigma**2 * world.mean + p.alpha * world.cov @ z, p.sigma**2 * world.cov)
 
 
 @gaussian_denoiser.near_miss
-def data_taken_as_centred(schedule, world, x0, eps, t):
+def data_taken_as_centred(schedule, world, x0, eps, t, solid, y):
     """E[x0 | z] = alpha C (alpha^2 C + sigma^2 I)^{-1} z: right for data of mean zero."""
     p = at(schedule, t)
     z = paths.perturb(x0, eps, p)
@@ -145,7 +159,7 @@ def data_taken_as_centred(schedule, world, x0, eps, t):
 
 
 @gaussian_denoiser.near_miss
-def posterior_of_a_flat_prior(schedule, world, x0, eps, t):
+def posterior_of_a_flat_prior(schedule, world, x0, eps, t, solid, y):
     """Cov(x0 | z) = (sigma/alpha)^2 I: the noise alone, as if nothing were known of the data."""
     p = at(schedule, t)
     z = paths.perturb(x0, eps, p)

@@ -133,11 +133,11 @@ def unit(p: Point) -> Point:
 @theorem(
     source="Karras et al. 2022, Sec. 2; Gao et al. 2024, 'Flow matching sampler'",
     cases=200,
-    schedule=smooth_schedules, world=mixtures(), one=gaussians(), y=vectors(2), t=times, s=times,
+    schedule=smooth_schedules, world=mixtures(), one=gaussians(3), y=vectors(2), x=vectors(3), t=times, s=times,
 )  # fmt: skip
-def trajectory_equivalence(schedule, world, one, y, t, s):
+def trajectory_equivalence(schedule, world, one, y, x, t, s):
     """Solutions of the probability flow of all schedules (here any, Flow, and alpha = 1) are one curve of z/alpha against log-SNR:
-    the slopes agree for any data, and the flow maps of Gaussian data."""
+    the slopes agree for any data, and the flow maps of Gaussian data, symmetric matrices that carry law into law."""
     p, q = at(schedule, t), at(schedule, s)
     straight, start, end = (at(Flow(), o.sigma / (o.alpha + o.sigma)) for o in (p, p, q))
 
@@ -147,27 +147,31 @@ def trajectory_equivalence(schedule, world, one, y, t, s):
         return moved / (o.sigma_dot - o.alpha_dot * o.sigma / o.alpha)
 
     def carried(o, r):
-        return exact.flow_map(one, o.alpha * y, o, r) / r.alpha
+        return exact.flow_map(one, o.alpha * x, o, r) / r.alpha
 
     width = p.sigma / p.alpha
     tangent = -width * jax.grad(lambda y: log_density(world, y, 1.0, width))(y)
-    left = slope(p), slope(straight), slope(unit(p)), carried(p, q), carried(start, end)
-    return left, (tangent, tangent, tangent, carried(unit(p), unit(q)), carried(unit(p), unit(q)))
+    once = carried(unit(p), unit(q))
+    moved = jax.jacfwd(lambda x: exact.flow_map(one, x, p, q))(x)
+    noisy, clean = (o.alpha**2 * one.cov + o.sigma**2 * jnp.eye(3, dtype=x.dtype) for o in (p, q))
+    law = exact.flow_map(one, p.alpha * one.mean, p, q), moved @ noisy @ moved.T, moved
+    left = slope(p), slope(straight), slope(unit(p)), carried(p, q), carried(start, end), law
+    return left, (tangent, tangent, tangent, once, once, (q.alpha * one.mean, clean, moved.T))
 
 
 @trajectory_equivalence.near_miss
-def at_equal_times(schedule, world, one, y, t, s):
+def at_equal_times(schedule, world, one, y, x, t, s):
     """The curves of two schedules agree at equal t: they agree at equal log-SNR."""
     p, q, start, end = at(schedule, t), at(schedule, s), at(Flow(), t), at(Flow(), s)
-    left = exact.flow_map(one, p.alpha * y, p, q) / q.alpha
-    return left, exact.flow_map(one, start.alpha * y, start, end) / end.alpha
+    left = exact.flow_map(one, p.alpha * x, p, q) / q.alpha
+    return left, exact.flow_map(one, start.alpha * x, start, end) / end.alpha
 
 
 @trajectory_equivalence.near_miss
-def without_the_scale(schedule, world, one, y, t, s):
+def without_the_scale(schedule, world, one, y, x, t, s):
     """The curves of z agree, not divided by alpha."""
     p, q = at(schedule, t), at(schedule, s)
-    return exact.flow_map(one, y, p, q), exact.flow_map(one, y, unit(p), unit(q))
+    return exact.flow_map(one, x, p, q), exact.flow_map(one, x, unit(p), unit(q))
 
 
 @theorem(
