@@ -1,6 +1,6 @@
 """Chapter 5, the sampler of Karras et al.: Algorithm 2 written out in x = z/alpha, and what its churn is in log-SNR.
 
-    x_hat = x + S_noise sqrt(sigma_hat^2 - sigma^2) eps,  sigma_hat = (1 + gamma) sigma,   then Heun's rule from sigma_hat to sigma_next
+x_hat = x + S_noise sqrt(sigma_hat^2 - sigma^2) eps,  sigma_hat = (1 + gamma) sigma,   then Heun's rule from sigma_hat to sigma_next
 """
 
 import math

@@ -32,12 +32,12 @@ def _predict(z, t):
     return jnp.tanh(0.75 * z[::-1] + 2 * t) + 0.375 * z - t
 
 
-def _move(sampler, noise, z, t, s):
+def _move(sampler, eps, z, t, s):
     """z_s of one step, through the public face of a sampler: as many rows of noise as it asks for.
 
     An infinite result becomes nan, for no rounding bound decides between infinity and a number.
     """
-    z_s = sampler.step(noise[None][: sampler.noises], sampler.init(z), z, t, s)[0]
+    z_s = sampler.step(eps[None][: sampler.noises], sampler.init(z), z, t, s)[0]
     return z_s + 0 * z_s
 
 
@@ -128,7 +128,9 @@ def euler_in_log_snr(schedule, z, angle, t, s):
     """Euler's rule for z/alpha in half the log-SNR: the exponential integrator without its exponential."""
     p, q, x0 = at(schedule, t), at(schedule, s), _predict(z, t)
     slope = -p.sigma / p.alpha * _noise_in(x0, z, p)
-    return _move(samplers.ddim(_predict, schedule), z, z, t, s), q.alpha * (z / p.alpha + slope * (q.log_snr - p.log_snr) / 2)
+    return _move(samplers.ddim(_predict, schedule), z, z, t, s), q.alpha * (
+        z / p.alpha + slope * (q.log_snr - p.log_snr) / 2
+    )
 
 
 @ddim_is_euler.near_miss
@@ -197,7 +199,9 @@ def _size(t):
     return jnp.exp(0.75 * jnp.sin(3 * t) + t)
 
 
-@theorem(source="Gao et al. 2024, 'Sampling' (claim 2)", schedule=smooth_schedules, z=vectors(2), t=times, s=earlier("t"))
+@theorem(
+    source="Gao et al. 2024, 'Sampling' (claim 2)", schedule=smooth_schedules, z=vectors(2), t=times, s=earlier("t")
+)
 def ddim_scale_invariance_euler_not(schedule, z, t, s):
     """(alpha, sigma, z) -> kappa (alpha, sigma, z) leaves a trajectory of `ddim` or `edm` what it was, in z/kappa; `euler`,
     which moves along d(alpha x0_hat + sigma eps_hat)/dt, gains (s - t) kappa' z."""
@@ -210,7 +214,9 @@ def ddim_scale_invariance_euler_not(schedule, z, t, s):
         left.append(_move(there, z, _move(there, z, _size(t) * z, t, s), s, end) / _size(end))
         right.append(_move(here, z, _move(here, z, z, t, s), s, end))
     eps = _noise_in(x0, z, p)
-    tangent = jax.jvp(lambda r: sum(c * part for c, part in zip(schedule(r), (x0, eps), strict=True)), (t,), (1 + 0 * t,))[1]
+    tangent = jax.jvp(
+        lambda r: sum(c * part for c, part in zip(schedule(r), (x0, eps), strict=True)), (t,), (1 + 0 * t,)
+    )[1]
     slope = jax.jvp(_size, (t,), (1 + 0 * t,))[1]
     left += [_move(samplers.euler(_predict, schedule), z, z, t, s)]
     left += [_move(samplers.euler(predict, rescaled), z, _size(t) * z, t, s)]

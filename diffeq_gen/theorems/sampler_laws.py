@@ -1,6 +1,6 @@
 """Chapter 5, chains and laws: the loop that drives every sampler, the weights of its predictions, its exact law on Gaussian data.
 
-    z_N = c_z z_0 + sum_i c_i x0_hat_i + noise,        N(m, C) -> N(A m + b, A C A^T + B B^T)
+z_N = c_z z_0 + sum_i c_i x0_hat_i + noise,        N(m, C) -> N(A m + b, A C A^T + B B^T)
 """
 
 import itertools
@@ -30,6 +30,7 @@ from diffeq_gen.theorems.stochastic_steps import _root, _still, _variance
 from diffeq_gen.types import Sampler
 
 __all__: list[str] = []
+
 
 @theorem(source="the definition of a chain", seed=choices("seeds", 0, 1, 7, 12345, 2**31 - 1), z=vectors(2), t=times,
          s=earlier("t"), cases=100)  # fmt: skip
@@ -275,7 +276,9 @@ def final_step_bias(world, z, sigma, undone):
     clock = lambda r: (jnp.ones_like(r), r)  # noqa: E731
     eye, zero, denoise = jnp.eye(2, dtype=sigma.dtype), jnp.zeros_like(sigma), exact.denoiser(world, clock)
     last = exact.marginal(world, at(clock, sigma))
-    parts = [verb(_predict, clock) for verb in (samplers.ddim, samplers.ddpm, samplers.euler, samplers.heun, samplers.edm)]
+    parts = [
+        verb(_predict, clock) for verb in (samplers.ddim, samplers.ddpm, samplers.euler, samplers.heun, samplers.edm)
+    ]
     parts += [samplers.ddpm(_predict, clock, variance=share) for share in (undone, 1.0)]
     parts += [samplers.ddim(_predict, clock, eta=undone)]
     parts += [samplers.churn(_predict, clock, undone=share) for share in (undone, 0.0)]

@@ -1,6 +1,6 @@
 """Chapter 5, orders: how fast a chain of n steps, or the law of one step, tends to what it approximates on Gaussian data.
 
-    |law(step^n)(N(m, C)) - N(alpha m, alpha^2 C + sigma^2 I)| = O(1/n),        Heun's |z - flow_map| = O(1/n^2)
+|law(step^n)(N(m, C)) - N(alpha m, alpha^2 C + sigma^2 I)| = O(1/n),        Heun's |z - flow_map| = O(1/n^2)
 """
 
 import jax
@@ -137,7 +137,9 @@ def euler_and_heun_orders(schedule, world, z):
     denoise = exact.denoiser(world, schedule)
     parts = [verb(denoise, schedule) for verb in (samplers.heun, samplers.edm, samplers.euler, samplers.ddim)]
     errors = _endpoint_errors(parts, schedule, world, z)
-    return 1 / jnp.asarray(SIZES, z.dtype), jnp.sum(errors[:, :2], 1) + jnp.sum(errors[:, 2:] ** 2, 1) / (1 + jnp.sum(z**2))
+    return 1 / jnp.asarray(SIZES, z.dtype), jnp.sum(errors[:, :2], 1) + jnp.sum(errors[:, 2:] ** 2, 1) / (
+        1 + jnp.sum(z**2)
+    )
 
 
 @euler_and_heun_orders.near_miss(order=3)

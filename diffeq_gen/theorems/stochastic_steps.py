@@ -1,7 +1,7 @@
 """Chapter 5, samplers that add noise, one step at a time: DDPM, churn, DDIM(eta) and the SDE's exact step are one family.
 
-    to (alpha_r, sigma_r) with eps_hat kept, then back to s with fresh noise;  the knob is lambda_r
-    Delta = lambda_s - lambda_t:    DDPM lambda_s + Delta    churn lambda_s + Delta c/(1 - c)    SDE lambda_s + eta^2 Delta
+to (alpha_r, sigma_r) with eps_hat kept, then back to s with fresh noise;  the knob is lambda_r
+Delta = lambda_s - lambda_t:    DDPM lambda_s + Delta    churn lambda_s + Delta c/(1 - c)    SDE lambda_s + eta^2 Delta
 """
 
 import jax
@@ -163,7 +163,10 @@ def sde_eta_exact_step(schedule, z, eps, eta, t, s):
     contraction = (_rates(schedule, x0, 0 * z + 1, far, eta)[0] - _rates(schedule, x0, 0 * z, far, eta)[0])[0]
     move = lambda sampler: _move(sampler, eps, z, t, s)  # noqa: E731
     left = [mean_dot, variance_dot, move(samplers.exponential(_predict, schedule, eta=eta))]
-    left += [move(samplers.exponential(_predict, schedule, eta=1.0)), move(samplers.exponential(_predict, schedule, eta=0.0))]
+    left += [
+        move(samplers.exponential(_predict, schedule, eta=1.0)),
+        move(samplers.exponential(_predict, schedule, eta=0.0)),
+    ]
     right = [drift, 2 * contraction * variance - diffusion**2]
     right += [move(samplers.churn(_predict, schedule, undone=eta**2 / (1 + eta**2)))]
     right += [move(samplers.ddpm(_predict, schedule)), move(samplers.ddim(_predict, schedule))]
