@@ -214,9 +214,8 @@ class Empirical:
         def step(summary: _Summary, i: jax.Array) -> tuple[_Summary, None]:
             return merge(summary, summarise(jax.lax.dynamic_slice_in_dim(self.points, i * block, block))), None
 
-        summary = summarise(self.points[:block])
-        if n // block > 1:
-            summary, _ = jax.lax.scan(step, summary, jnp.arange(1, n // block))
+        first = summarise(self.points[:block])
+        summary = jax.lax.scan(step, first, jnp.arange(1, n // block))[0] if n // block > 1 else first
         return merge(summary, summarise(self.points[n - n % block :])) if n % block else summary
 
     def _posterior(self, z: Sample, p: Point) -> Posterior:
@@ -290,8 +289,7 @@ def log_prob(world: World, z: Sample, p: Point) -> jax.Array:
 def score(world: World, z: Sample, p: Point) -> Sample:
     """grad log p(z) = (alpha x0_hat - z) / sigma^2.
 
-    Theorems: score-eps-x-link, tweedie-first, stein-identities, symmetry-equivariance, fisher-mmse,
-    pointwise-i-mmse-likelihood.
+    Theorems: score-eps-x-link, tweedie-first, stein-identities, symmetry-equivariance, fisher-mmse, pointwise-i-mmse-likelihood.
     """
     return posterior(world, z, p).score
 
@@ -299,8 +297,7 @@ def score(world: World, z: Sample, p: Point) -> Sample:
 def denoise(world: World, z: Sample, p: Point) -> Sample:
     """x0_hat = E[x0 | z] = (z + sigma^2 score) / alpha.  Robbins 1956; Miyasawa 1961.
 
-    Theorems: gaussian-denoiser, gmm-denoiser, empirical-denoiser, tweedie-first, data-scaling-is-snr-shift,
-    schedule-rescaling-invariance, denoiser-is-gradient-psd, mse-orthogonality, dae-score-bias.
+    Theorems: gaussian-denoiser, gmm-denoiser, empirical-denoiser, tweedie-first, data-scaling-is-snr-shift, schedule-rescaling-invariance.
     """
     return posterior(world, z, p).x0
 
@@ -342,7 +339,7 @@ def divergence(world: World, z: Sample, p: Point) -> jax.Array:
 def denoiser(world: World, schedule: Schedule) -> Denoiser:
     """(z, t) -> E[x0 | z_t = z]: what a perfect network would say.
 
-    Theorems: gaussian-denoiser, gmm-denoiser, empirical-denoiser.
+    Theorems: gaussian-denoiser, denoiser-is-gradient-psd, mse-orthogonality, dae-score-bias.
     """
     return lambda z, t: denoise(world, z, at(schedule, t))
 
@@ -354,8 +351,7 @@ def marginal(world: Gaussian | Mixture, p: Point) -> Gaussian | Mixture:
     Theorems: gaussian-denoiser, gmm-denoiser, prior-mismatch.
     """
     if isinstance(world, Mixture):
-        each = world._each(lambda component: marginal(component, p))
-        return Mixture(world.weights, each.mean, each.cov)
+        return Mixture(world.weights, *jax.tree.leaves(world._each(lambda component: marginal(component, p))))
     if isinstance(world, Gaussian):
         noise = p.sigma**2 * jnp.eye(len(world.mean), dtype=world.cov.dtype)
         return Gaussian(p.alpha * world.mean, p.alpha**2 * world.cov + noise)

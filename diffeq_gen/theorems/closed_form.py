@@ -352,7 +352,7 @@ def denoiser_is_gradient_psd(schedule, world, z, y, t):
 
 
 two_bumps = exact.Mixture(
-    np.array([0.4, 0.35, 0.25]), np.array([[-2.0, 0.0], [2.0, 0.5], [2.0, -0.5]]), np.stack([np.eye(2) / 25] * 3)
+    np.array([0.4, 0.35, 0.25]), np.array([[-2.0, 0.0], [2.0, 0.5], [2.0, -0.5]]), np.stack([np.diag([0.05, 0.03])] * 3)
 )
 
 
