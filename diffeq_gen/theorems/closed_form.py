@@ -22,7 +22,7 @@ from diffeq_gen.types import Point
 __all__: list[str] = []
 
 
-class Component(NamedTuple):
+class _Component(NamedTuple):
     """Of one Gaussian component given z: its log-density in nats, what it says of x0 and eps, and its posterior covariance."""
 
     log_prob: jax.Array
@@ -31,58 +31,58 @@ class Component(NamedTuple):
     cov: jax.Array
 
 
-def inverse(matrix):
+def _inverse(matrix):
     """The inverse of a 2 x 2 matrix, by cofactors; nothing over- or underflows that the result does not."""
     scale = jnp.trace(matrix) / 2
     (a, b), (c, d) = matrix / scale
     return jnp.array([[d, -b], [-c, a]]) / (a * d - b * c) / scale
 
 
-def log_normal(x, mean, cov):
+def _log_normal(x, mean, cov):
     """log N(x; mean, cov) in two dimensions."""
     scale = jnp.trace(cov) / 2
     (a, b), (c, d) = cov / scale
     rest = x - mean
-    return -rest @ inverse(cov) @ rest / 2 - jnp.log(a * d - b * c) / 2 - jnp.log(scale) - jnp.log(2 * jnp.pi)
+    return -rest @ _inverse(cov) @ rest / 2 - jnp.log(a * d - b * c) / 2 - jnp.log(scale) - jnp.log(2 * jnp.pi)
 
 
-def bayes(mean, cov, z, alpha, sigma) -> Component:
+def _bayes(mean, cov, z, alpha, sigma) -> _Component:
     """x0 ~ N(mean, cov) and z given x0 ~ N(alpha x0, sigma^2 I): precisions add."""
     eye, total = jnp.eye(2, dtype=z.dtype), alpha**2 + sigma**2
-    precision = inverse(cov)
-    spread = inverse(alpha**2 / total * eye + sigma**2 / total * precision)
+    precision = _inverse(cov)
+    spread = _inverse(alpha**2 / total * eye + sigma**2 / total * precision)
     x0 = spread @ (sigma**2 / total * (precision @ mean) + alpha / total * z)
     eps = sigma / total * (spread @ precision @ (z - alpha * mean))
-    return Component(log_normal(z, alpha * mean, alpha**2 * cov + sigma**2 * eye), x0, eps, sigma**2 / total * spread)
+    return _Component(_log_normal(z, alpha * mean, alpha**2 * cov + sigma**2 * eye), x0, eps, sigma**2 / total * spread)
 
 
-def together(weights, each: Component) -> Component:
+def _together(weights, each: _Component) -> _Component:
     """The law of total expectation and of total covariance, the latter over pairs of components: nothing is subtracted twice."""
     joint = jnp.log(weights) + each.log_prob
     r = jax.nn.softmax(joint)
     apart = each.x0[:, None, :] - each.x0[None, :, :]
     between = jnp.einsum("j,k,jka,jkb->ab", r, r, apart, apart) / 2
     cov = jnp.einsum("k,kab->ab", r, each.cov) + between
-    return Component(jax.nn.logsumexp(joint), r @ each.x0, r @ each.eps, cov)
+    return _Component(jax.nn.logsumexp(joint), r @ each.x0, r @ each.eps, cov)
 
 
-def known(world, z, alpha, sigma) -> Component:
+def _known(world, z, alpha, sigma) -> _Component:
     """What Bayes' rule says of any of the three worlds, in two dimensions."""
     if isinstance(world, exact.Gaussian):
-        return bayes(world.mean, world.cov, z, alpha, sigma)
+        return _bayes(world.mean, world.cov, z, alpha, sigma)
     if isinstance(world, exact.Mixture):
-        each = jax.vmap(lambda mean, cov: bayes(mean, cov, z, alpha, sigma))(world.means, world.covs)
-        return together(world.weights, each)
+        each = jax.vmap(lambda mean, cov: _bayes(mean, cov, z, alpha, sigma))(world.means, world.covs)
+        return _together(world.weights, each)
 
     def point(x0):
         cov = sigma**2 * jnp.eye(2, dtype=z.dtype)
-        return Component(log_normal(z, alpha * x0, cov), x0, (z - alpha * x0) / sigma, jnp.zeros_like(cov))
+        return _Component(_log_normal(z, alpha * x0, cov), x0, (z - alpha * x0) / sigma, jnp.zeros_like(cov))
 
     n = len(world.points)
-    return together(jnp.full((n,), 1 / n, z.dtype), jax.vmap(point)(world.points))
+    return _together(jnp.full((n,), 1 / n, z.dtype), jax.vmap(point)(world.points))
 
 
-def brief(world, z, p: Point):
+def _brief(world, z, p: Point):
     """What `exact` says of a world at z, each thing once."""
     return (
         *exact.posterior(world, z, p), exact.posterior_cov(world, z, p), exact.posterior_trace(world, z, p),
@@ -90,7 +90,7 @@ def brief(world, z, p: Point):
     )  # fmt: skip
 
 
-def verbs(world, z, p: Point):
+def _verbs(world, z, p: Point):
     """Everything that `exact` says of any world at z."""
     return (
         exact.log_prob(world, z, p), exact.denoise(world, z, p), exact.score(world, z, p), exact.posterior_cov(world, z, p),
@@ -98,22 +98,22 @@ def verbs(world, z, p: Point):
     )  # fmt: skip
 
 
-def anchors(world, z, schedule, t):
+def _anchors(schedule, world, z, t):
     """The same by Bayes' rule, with slopes by automatic differentiation."""
     (alpha, sigma), (alpha_dot, sigma_dot) = jax.jvp(schedule, (t,), (jnp.ones_like(t),))
 
     def velocity(z):
-        posterior = known(world, z, alpha, sigma)
+        posterior = _known(world, z, alpha, sigma)
         return alpha_dot * posterior.x0 + sigma_dot * posterior.eps
 
-    posterior = known(world, z, alpha, sigma)
+    posterior = _known(world, z, alpha, sigma)
     return (
         posterior.log_prob, posterior.x0, -posterior.eps / sigma, posterior.cov,
         jnp.trace(posterior.cov), jnp.trace(jax.jacfwd(velocity)(z)), velocity(z),
     )  # fmt: skip
 
 
-def joint_law(mean, cov, alpha, sigma):
+def _joint_law(mean, cov, alpha, sigma):
     """Mean and covariance of z = (alpha I, sigma I)(x0, eps), from those of the pair."""
     both = jnp.block([[cov, jnp.zeros_like(cov)], [jnp.zeros_like(cov), jnp.eye(2, dtype=cov.dtype)]])
     mix = jnp.concatenate([alpha * jnp.eye(2, dtype=cov.dtype), sigma * jnp.eye(2, dtype=cov.dtype)], axis=1)
@@ -130,10 +130,10 @@ def gaussian_denoiser(schedule, world, x0, eps, t, solid, y):
     Cov(x0 | z) = (C^{-1} + alpha^2/sigma^2 I)^{-1}, from which score, velocity and divergence follow."""
     p = at(schedule, t)
     z, law = paths.perturb(x0, eps, p), exact.marginal(world, p)
-    left = *verbs(world, z, p), exact.denoiser(world, schedule)(z, t), (law.mean, law.cov)
-    right = anchors(world, z, schedule, t)
+    left = *_verbs(world, z, p), exact.denoiser(world, schedule)(z, t), (law.mean, law.cov)
+    right = _anchors(schedule, world, z, t)
     solved, given = _solved_in_three(solid, p.alpha * solid.mean + y * jnp.hypot(p.alpha, p.sigma), p)
-    return (*left, solved), (*right, right[1], joint_law(world.mean, world.cov, p.alpha, p.sigma), given)
+    return (*left, solved), (*right, right[1], _joint_law(world.mean, world.cov, p.alpha, p.sigma), given)
 
 
 def _solved_in_three(world, z, p: Point):
@@ -155,7 +155,7 @@ def data_taken_as_centred(schedule, world, x0, eps, t, solid, y):
     p = at(schedule, t)
     z = paths.perturb(x0, eps, p)
     cov = p.alpha**2 * world.cov + p.sigma**2 * jnp.eye(2, dtype=z.dtype)
-    return exact.denoise(world, z, p), p.alpha * world.cov @ inverse(cov) @ z
+    return exact.denoise(world, z, p), p.alpha * world.cov @ _inverse(cov) @ z
 
 
 @gaussian_denoiser.near_miss
@@ -176,9 +176,9 @@ def gmm_denoiser(schedule, world, x0, eps, t):
     and x_k, S_k those of component k; score, velocity and divergence alike."""
     p = at(schedule, t)
     z, law = paths.perturb(x0, eps, p), exact.marginal(world, p)
-    left = *brief(world, z, p), (law.weights, law.means, law.covs)
-    right = anchors(world, z, schedule, t)[:-1]
-    laws = jax.vmap(lambda mean, cov: joint_law(mean, cov, p.alpha, p.sigma))(world.means, world.covs)
+    left = *_brief(world, z, p), (law.weights, law.means, law.covs)
+    right = _anchors(schedule, world, z, t)[:-1]
+    laws = jax.vmap(lambda mean, cov: _joint_law(mean, cov, p.alpha, p.sigma))(world.means, world.covs)
     return left, (*right, (world.weights, *laws))
 
 
@@ -187,7 +187,7 @@ def prior_weights(schedule, world, x0, eps, t):
     """Components averaged with the weights of the prior, whatever z says."""
     p = at(schedule, t)
     z = paths.perturb(x0, eps, p)
-    each = jax.vmap(lambda mean, cov: bayes(mean, cov, z, p.alpha, p.sigma))(world.means, world.covs)
+    each = jax.vmap(lambda mean, cov: _bayes(mean, cov, z, p.alpha, p.sigma))(world.means, world.covs)
     return exact.denoise(world, z, p), world.weights @ each.x0
 
 
@@ -196,12 +196,12 @@ def covariance_within_components(schedule, world, x0, eps, t):
     """Cov(x0 | z) = sum_k r_k S_k: without the spread of the x_k."""
     p = at(schedule, t)
     z = paths.perturb(x0, eps, p)
-    each = jax.vmap(lambda mean, cov: bayes(mean, cov, z, p.alpha, p.sigma))(world.means, world.covs)
+    each = jax.vmap(lambda mean, cov: _bayes(mean, cov, z, p.alpha, p.sigma))(world.means, world.covs)
     r = jax.nn.softmax(jnp.log(world.weights) + each.log_prob)
     return exact.posterior_cov(world, z, p), jnp.einsum("k,kab->ab", r, each.cov)
 
 
-def nearest_and_mean(world, z, p: Point):
+def _nearest_and_mean(world, z, p: Point):
     """((nearest point, mean of points), bounds on how far E[x0 | z] is from each), z at p: logits apart by so much, no more."""
     energy = jnp.sum((z[None, :] - p.alpha * world.points) ** 2, axis=1) / (2 * p.sigma**2)
     pull = p.alpha / p.sigma**2 * (world.points @ z - p.alpha * jnp.sum(world.points**2, axis=1) / 2)
@@ -222,15 +222,15 @@ def empirical_denoiser(schedule, world, x0, eps, t):
     piece; it tends to the nearest point as sigma/alpha -> 0 and to the mean of all as alpha/sigma -> 0."""
     p = at(schedule, t)
     z, blocks = paths.perturb(x0, eps, p), exact.Empirical(world.points, block=3)
-    right = anchors(world, z, schedule, t)[:-1]
+    right = _anchors(schedule, world, z, t)[:-1]
     clean, noisy = (
         Point(t, alpha, sigma, t, t) for alpha, sigma in ((1 + 0 * t, 1e-6 + 0 * t), (1e-11 + 0 * t, 1 + 0 * t))
     )
     start = world.points[2] + 1e-6 * eps / (1 + jnp.max(jnp.abs(eps)))
-    (best, _), (rest, _) = nearest_and_mean(world, start, clean)
-    (_, mean), (_, tilt) = nearest_and_mean(world, z, noisy)
+    (best, _), (rest, _) = _nearest_and_mean(world, start, clean)
+    (_, mean), (_, tilt) = _nearest_and_mean(world, z, noisy)
     limits = exact.denoise(world, start, clean), exact.denoise(world, z, noisy)
-    left = *brief(world, z, p), *exact.posterior(blocks, z, p), exact.posterior_cov(blocks, z, p), *limits
+    left = *_brief(world, z, p), *exact.posterior(blocks, z, p), exact.posterior_cov(blocks, z, p), *limits
     return left, (*right, *right[:4], best, mean), (*[jnp.zeros_like(t)] * 10, rest, tilt)
 
 
@@ -252,9 +252,9 @@ def distances_to_the_points_themselves(schedule, world, x0, eps, t):
     return exact.denoise(world, z, p), r @ world.points
 
 
-def log_density(world, z, alpha, sigma):
+def _log_density(world, z, alpha, sigma):
     """log E[N(z; alpha x0, sigma^2 I)] of any world in two dimensions."""
-    return known(world, z, alpha, sigma).log_prob
+    return _known(world, z, alpha, sigma).log_prob
 
 
 @theorem(
@@ -267,7 +267,7 @@ def tweedie_first(schedule, world, one, few, x0, eps, t):
     p = at(schedule, t)
     z, left, right = paths.perturb(x0, eps, p), [], []
     for law in (world, one, few):
-        score = jax.grad(lambda z, law=law: log_density(law, z, p.alpha, p.sigma))(z)
+        score = jax.grad(lambda z, law=law: _log_density(law, z, p.alpha, p.sigma))(z)
         x0_hat = exact.denoise(law, z, p)
         left += [x0_hat, predictions.convert(exact.score(law, z, p), z, p, predictions.score, predictions.data)]
         left += [predictions.convert(x0_hat, z, p, predictions.data, predictions.noise)]
@@ -280,7 +280,7 @@ def tweedie_without_alpha(schedule, world, one, few, x0, eps, t):
     """E[x0 | z] = z + sigma^2 grad log q: the formula of a path with alpha = 1."""
     p = at(schedule, t)
     z = paths.perturb(x0, eps, p)
-    return exact.denoise(world, z, p), z + p.sigma**2 * jax.grad(lambda z: log_density(world, z, p.alpha, p.sigma))(z)
+    return exact.denoise(world, z, p), z + p.sigma**2 * jax.grad(lambda z: _log_density(world, z, p.alpha, p.sigma))(z)
 
 
 @tweedie_first.near_miss
@@ -288,7 +288,7 @@ def downhill(schedule, world, one, few, x0, eps, t):
     """E[x0 | z] = (z - sigma^2 grad log q)/alpha: as if the score pointed at the noise."""
     p = at(schedule, t)
     z = paths.perturb(x0, eps, p)
-    score = jax.grad(lambda z: log_density(world, z, p.alpha, p.sigma))(z)
+    score = jax.grad(lambda z: _log_density(world, z, p.alpha, p.sigma))(z)
     return exact.denoise(world, z, p), (z - p.sigma**2 * score) / p.alpha
 
 
@@ -303,7 +303,7 @@ def tweedie_second(schedule, world, few, x0, eps, t):
     z, eye = paths.perturb(x0, eps, p), jnp.eye(2, dtype=eps.dtype)
     for law in (world, few):
         cov = exact.posterior_cov(law, z, p)
-        curved = jax.hessian(lambda z, law=law: log_density(law, z, p.alpha, p.sigma))(z)
+        curved = jax.hessian(lambda z, law=law: _log_density(law, z, p.alpha, p.sigma))(z)
         tilted = jax.jacfwd(lambda z, law=law: exact.denoise(law, z, p))(z)
         spread = jnp.trace(jax.jacfwd(lambda z, law=law: exact.velocity(law, z, p))(z))
         left += [cov, cov, exact.posterior_trace(law, z, p), exact.divergence(law, z, p)]
@@ -325,7 +325,7 @@ def curvature_with_the_other_sign(schedule, world, few, x0, eps, t):
     """Cov(x0 | z) = (sigma^2/alpha^2)(I - sigma^2 Hess log q)."""
     p = at(schedule, t)
     z = paths.perturb(x0, eps, p)
-    curved = jax.hessian(lambda z: log_density(world, z, p.alpha, p.sigma))(z)
+    curved = jax.hessian(lambda z: _log_density(world, z, p.alpha, p.sigma))(z)
     right = (p.sigma / p.alpha) ** 2 * (jnp.eye(2, dtype=z.dtype) - p.sigma**2 * curved)
     return exact.posterior_cov(world, z, p), right
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from diffeq_gen import clocks, equations, exact, paths, predictions, samplers
 from diffeq_gen.schedules import EDM, VE, VP, Flow, at
-from diffeq_gen.theorems.closed_form import log_density
+from diffeq_gen.theorems.closed_form import _log_density
 from diffeq_gen.theorems.domains import (
     gaussians,
     mixtures,
@@ -33,7 +33,7 @@ stds = positive("std of data", 0.1, 10.0)
 SIGNS = np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
 
 
-def second_moment(a, b, std):
+def _second_moment(a, b, std):
     """E|a x0 + b eps|^2 for independent x0 of this std and standard eps: four equally likely points have these moments."""
     points = jnp.asarray(SIGNS, a.dtype) @ jnp.stack([a * std, b])
     return jnp.mean(points**2)
@@ -52,9 +52,9 @@ def edm_preconditioning(schedule, std, other, t):
     world = exact.Gaussian(jnp.zeros_like(std)[None], std[None, None] ** 2)
     posterior = exact.denoise(world, c.input[None], p)[0], exact.posterior_cov(world, c.input[None], p)[0, 0]
     left = (
-        second_moment(c.input * alpha, c.input * sigma, std),
-        second_moment((1 - c.skip * alpha) / c.out, -c.skip * sigma / c.out, std),
-        second_moment(a, b, std),
+        _second_moment(c.input * alpha, c.input * sigma, std),
+        _second_moment((1 - c.skip * alpha) / c.out, -c.skip * sigma / c.out, std),
+        _second_moment(a, b, std),
         c.out**2 + other**2,
         (c.skip * c.input, c.out**2),
         (c.out * a, c.out * b),
@@ -62,7 +62,7 @@ def edm_preconditioning(schedule, std, other, t):
     )
     one = jnp.ones_like(std)
     right = (
-        one, one, one, second_moment(1 - skip * alpha, -skip * sigma, std), posterior,
+        one, one, one, _second_moment(1 - skip * alpha, -skip * sigma, std), posterior,
         (1 - c.skip * alpha, -c.skip * sigma), jnp.log(sigma / alpha) / 4,
     )  # fmt: skip
     return left, right
@@ -73,7 +73,7 @@ def coefficients_of_a_path_with_unit_alpha(schedule, std, other, t):
     """input = (sigma^2 + sigma_d^2)^{-1/2} on every schedule: the table's formula with sigma of z in the place of that of z/alpha."""
     p = at(schedule, t)
     scale = 1 / jnp.sqrt(p.sigma**2 + std**2)
-    return second_moment(scale * p.alpha, scale * p.sigma, std), jnp.ones_like(std)
+    return _second_moment(scale * p.alpha, scale * p.sigma, std), jnp.ones_like(std)
 
 
 @edm_preconditioning.near_miss
@@ -94,7 +94,7 @@ def edm_general_ode(schedule, world, x0, eps, t):
     alpha, sigma = schedule(t)
     z = paths.perturb(x0, eps, at(schedule, t))
     flow = equations.probability_flow(lambda z, t: exact.denoise(world, z, at(schedule, t)), schedule)
-    right = _edm_drift(schedule, world, z, t, lambda z: log_density(world, z / alpha, 1.0, sigma / alpha), z)
+    right = _edm_drift(schedule, world, z, t, lambda z: _log_density(world, z / alpha, 1.0, sigma / alpha), z)
     return (exact.velocity(world, z, at(schedule, t)), flow(z, t)), (right, right)
 
 
@@ -111,7 +111,7 @@ def gradient_in_the_unscaled_sample(schedule, world, x0, eps, t):
     """The gradient taken in y = z/s, with s^2 in front of it all the same: off by s."""
     alpha, sigma = schedule(t)
     z = paths.perturb(x0, eps, at(schedule, t))
-    right = _edm_drift(schedule, world, z, t, lambda y: log_density(world, y, 1.0, sigma / alpha), z / alpha)
+    right = _edm_drift(schedule, world, z, t, lambda y: _log_density(world, y, 1.0, sigma / alpha), z / alpha)
     return exact.velocity(world, z, at(schedule, t)), right
 
 
@@ -120,11 +120,11 @@ def sigma_of_the_scaled_sample(schedule, world, x0, eps, t):
     """EDM's sigma taken for the standard deviation of the noise in z."""
     (alpha, sigma), (alpha_dot, sigma_dot) = jax.jvp(schedule, (t,), (jnp.ones_like(t),))
     z = paths.perturb(x0, eps, at(schedule, t))
-    slope = jax.grad(lambda z: log_density(world, z / alpha, 1.0, sigma / alpha))(z)
+    slope = jax.grad(lambda z: _log_density(world, z / alpha, 1.0, sigma / alpha))(z)
     return exact.velocity(world, z, at(schedule, t)), alpha_dot / alpha * z - alpha**2 * sigma_dot * sigma * slope
 
 
-def unit(p: Point) -> Point:
+def _unit(p: Point) -> Point:
     """The point of the same log-SNR whose alpha is one, in the clock sigma/alpha."""
     width = p.sigma / p.alpha
     return Point(width, jnp.ones_like(width), width, jnp.zeros_like(width), jnp.ones_like(width))
@@ -150,12 +150,12 @@ def trajectory_equivalence(schedule, world, one, y, x, t, s):
         return exact.flow_map(one, o.alpha * x, o, r) / r.alpha
 
     width = p.sigma / p.alpha
-    tangent = -width * jax.grad(lambda y: log_density(world, y, 1.0, width))(y)
-    once = carried(unit(p), unit(q))
+    tangent = -width * jax.grad(lambda y: _log_density(world, y, 1.0, width))(y)
+    once = carried(_unit(p), _unit(q))
     moved = jax.jacfwd(lambda x: exact.flow_map(one, x, p, q))(x)
     noisy, clean = (o.alpha**2 * one.cov + o.sigma**2 * jnp.eye(3, dtype=x.dtype) for o in (p, q))
     law = exact.flow_map(one, p.alpha * one.mean, p, q), moved @ noisy @ moved.T, moved
-    left = slope(p), slope(straight), slope(unit(p)), carried(p, q), carried(start, end), law
+    left = slope(p), slope(straight), slope(_unit(p)), carried(p, q), carried(start, end), law
     return left, (tangent, tangent, tangent, once, once, (q.alpha * one.mean, clean, moved.T))
 
 
@@ -171,7 +171,7 @@ def at_equal_times(schedule, world, one, y, x, t, s):
 def without_the_scale(schedule, world, one, y, x, t, s):
     """The curves of z agree, not divided by alpha."""
     p, q = at(schedule, t), at(schedule, s)
-    return exact.flow_map(one, x, p, q), exact.flow_map(one, x, unit(p), unit(q))
+    return exact.flow_map(one, x, p, q), exact.flow_map(one, x, _unit(p), _unit(q))
 
 
 @theorem(
@@ -185,13 +185,13 @@ def edm_tangent_points_to_denoiser(schedule, world, x0, eps, t, width):
     sample, and so one step of Euler, or of EDM's sampler on any schedule, to sigma = 0 ends there."""
     p = Point(width, jnp.ones_like(width), width, jnp.zeros_like(width), jnp.ones_like(width))
     z = x0 + width * eps
-    denoised = z + width**2 * jax.grad(lambda z: log_density(world, z, 1.0, width))(z)
+    denoised = z + width**2 * jax.grad(lambda z: _log_density(world, z, 1.0, width))(z)
     denoise = exact.denoiser(world, lambda r: (jnp.ones_like(r), r))
     ends = [_last(sampler(denoise, lambda r: (jnp.ones_like(r), r)), z, width, jnp.zeros_like(t))
             for sampler in (samplers.euler, samplers.edm)]  # fmt: skip
     (alpha, sigma), s = schedule(t), t / 2
     noisy = alpha * x0 + sigma * eps
-    score = jax.grad(lambda z: log_density(world, z, alpha, sigma))(noisy)
+    score = jax.grad(lambda z: _log_density(world, z, alpha, sigma))(noisy)
 
     def ending(r):
         return schedule(r)[0], schedule(r)[1] * (r - s) / s
@@ -274,7 +274,7 @@ def edm_legacy_precond(schedule, x0, eps, t):
     z = paths.perturb(x0, eps, p)
     y, width = z / p.alpha, p.sigma / p.alpha
     score = jax.grad(lambda y: -jnp.sum((y - x0) ** 2) / (2 * width**2))(y)
-    ve = unit(p)
+    ve = _unit(p)
     left = (
         predictions.convert(eps, z, p, predictions.noise, predictions.data),
         predictions.convert(score / p.alpha, z, p, predictions.score, predictions.data),

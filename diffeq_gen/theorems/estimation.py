@@ -14,7 +14,7 @@ import numpy as np
 from diffeq_gen import exact, paths
 from diffeq_gen.exact import Mixture
 from diffeq_gen.schedules import at
-from diffeq_gen.theorems.closed_form import inverse
+from diffeq_gen.theorems.closed_form import _inverse
 from diffeq_gen.theorems.domains import (
     empiricals,
     gaussians,
@@ -36,24 +36,24 @@ moderate = scalars("log-SNR in [-6, 2]", -6.0, 2.0)
 near = scalars("numbers of [-3, 3]", -3.0, 3.0)
 
 
-def vp(log_snr) -> Point:
+def _vp(log_snr) -> Point:
     """The variance-preserving point of this log-SNR; its slopes are not read here."""
     alpha, sigma = jnp.sqrt(jax.nn.sigmoid(log_snr)), jnp.sqrt(jax.nn.sigmoid(-log_snr))
     return Point(log_snr, alpha, sigma, alpha, sigma)
 
 
-def trapezoid(values, step):
+def _trapezoid(values, step):
     """(integral, bound): the sum over a fine grid, and twice what it differs from that over every second node."""
     fine, coarse = step * jnp.sum(values, axis=0), 2 * step * jnp.sum(values[::2], axis=0)
     return fine, 2 * jnp.abs(fine - coarse)
 
 
-def line(middle, half):
+def _line(middle, half):
     """Nodes of the shape of a one-dimensional sample, from middle - half to middle + half, and their distance."""
     return middle + half * jnp.asarray(LINE, middle.dtype)[:, None], half * (2 / (len(LINE) - 1))
 
 
-def span(world, p: Point):
+def _span(world, p: Point):
     """(middle, half) of an interval beyond which the noisy law of a one-dimensional world has less than 1e-17 of its mass."""
     few = isinstance(world, exact.Empirical)
     means, widest = (world.points, jnp.zeros_like(p.alpha)) if few else (world.means, jnp.max(world.covs))
@@ -62,13 +62,13 @@ def span(world, p: Point):
     return p.alpha * (low + high) / 2, p.alpha * (high - low) / 2 + reach
 
 
-def expected(world, p: Point, verb):
+def _expected(world, p: Point, verb):
     """(E[verb(z)], bound) over the noisy law of a one-dimensional world."""
-    nodes, step = line(*span(world, p))
-    return trapezoid(jax.vmap(lambda z: jnp.exp(exact.log_prob(world, z, p)) * verb(z))(nodes), step)
+    nodes, step = _line(*_span(world, p))
+    return _trapezoid(jax.vmap(lambda z: jnp.exp(exact.log_prob(world, z, p)) * verb(z))(nodes), step)
 
 
-def corners_of(world, p: Point):
+def _corners_of(world, p: Point):
     """Four equally likely points with the mean and the covariance of the noisy law of a Gaussian in two dimensions, and the
     square root that they were made with: exact for polynomials of degree three."""
     root = jnp.linalg.cholesky(p.alpha**2 * world.cov + p.sigma**2 * jnp.eye(2, dtype=world.cov.dtype))
@@ -92,7 +92,7 @@ def mse_orthogonality(schedule, world, few, x0, eps, y, linear, t):
     off = linear * p.alpha - jnp.eye(2, dtype=z.dtype)
     bias = y + off @ world.mean
     whole = bias @ bias + jnp.trace(off @ world.cov @ off.T) + p.sigma**2 * jnp.sum(linear**2)
-    drawn, _ = corners_of(world, p)
+    drawn, _ = _corners_of(world, p)
     apart = jax.vmap(lambda z: y + linear @ z - exact.denoise(world, z, p))(drawn)
     left = error @ error + exact.posterior_trace(few, z, p), jnp.sum(apart**2) / 4 + exact.posterior_trace(world, z, p)
     return left, (at_z, whole)
@@ -112,43 +112,43 @@ def nothing_is_left(schedule, world, few, x0, eps, y, linear, t):
     source="Stein 1981; Hyvarinen 2005",
     kind="in law",
     cases=60,
-    schedule=schedules, t=times, one=gaussians(), world=mixtures(1, 3), log_snr=moderate,
+    schedule=schedules, one=gaussians(), world=mixtures(1, 3), t=times, log_snr=moderate,
 )  # fmt: skip
-def stein_identities(schedule, t, one, world, log_snr):
+def stein_identities(schedule, one, world, t, log_snr):
     """E[score] = 0, E[z score^T] = -I and E[score score^T] = -E[Hess log q], whatever the law of x0; and q integrates to one."""
     p = at(schedule, t)
-    drawn, root = corners_of(one, p)
+    drawn, root = _corners_of(one, p)
     scores = jax.vmap(lambda z: exact.score(one, z, p))(drawn)
     curved = jax.jacfwd(lambda z: exact.score(one, z, p))(drawn[0])
     eye = jnp.eye(2, dtype=root.dtype)
     left = [1 + jnp.mean(scores @ root, axis=0), drawn.T @ scores / 4, root.T @ (scores.T @ scores) @ root / 4]
     right = [jnp.ones_like(left[0]), -eye, -root.T @ curved @ root]
-    o = vp(log_snr)
+    o = _vp(log_snr)
 
     def moments(z):
         score, slope = exact.score(world, z, o)[0], jax.jacfwd(lambda z: exact.score(world, z, o))(z)[0, 0]
         return jnp.stack([jnp.ones_like(score), 1 + o.sigma * score, z[0] * score, 1 + o.sigma**2 * (score**2 + slope)])
 
-    found, bound = expected(world, o, moments)
+    found, bound = _expected(world, o, moments)
     none = jnp.zeros_like(log_snr)
     return (*left, found), (*right, jnp.array([1, 1, -1, 1], found.dtype)), (none, none, none, bound)
 
 
 @stein_identities.near_miss
-def fisher_information_is_inverse_variance(schedule, t, one, world, log_snr):
+def fisher_information_is_inverse_variance(schedule, one, world, t, log_snr):
     """E[score^2] = 1/Var(z): true of Gaussian data only, elsewhere it is larger."""
-    o = vp(log_snr)
-    found, bound = expected(world, o, lambda z: o.sigma**2 * exact.score(world, z, o)[0] ** 2)
+    o = _vp(log_snr)
+    found, bound = _expected(world, o, lambda z: o.sigma**2 * exact.score(world, z, o)[0] ** 2)
     mean = world.weights @ world.means[:, 0]
     spread = world.weights @ (world.covs[:, 0, 0] + (world.means[:, 0] - mean) ** 2)
     return found, o.sigma**2 / (o.alpha**2 * spread + o.sigma**2), bound
 
 
 @stein_identities.near_miss
-def curvature_without_its_sign(schedule, t, one, world, log_snr):
+def curvature_without_its_sign(schedule, one, world, t, log_snr):
     """E[score score^T] = E[Hess log q]."""
     p = at(schedule, t)
-    drawn, root = corners_of(one, p)
+    drawn, root = _corners_of(one, p)
     scores = jax.vmap(lambda z: exact.score(one, z, p))(drawn)
     curved = jax.jacfwd(lambda z: exact.score(one, z, p))(drawn[0])
     return root.T @ (scores.T @ scores) @ root / 4, root.T @ curved @ root
@@ -158,20 +158,20 @@ def curvature_without_its_sign(schedule, t, one, world, log_snr):
     source="Stam 1959; Guo, Shamai & Verdu 2005",
     kind="in law",
     cases=60,
-    schedule=schedules, t=times, one=gaussians(), world=mixtures(1, 3), few=empiricals(1, 5), log_snr=moderate,
+    schedule=schedules, one=gaussians(), world=mixtures(1, 3), few=empiricals(1, 5), t=times, log_snr=moderate,
 )  # fmt: skip
-def fisher_mmse(schedule, t, one, world, few, log_snr):
+def fisher_mmse(schedule, one, world, few, t, log_snr):
     """E|score|^2 = (d - (alpha/sigma)^2 mmse)/sigma^2, with mmse = E tr Cov(x0 | z)."""
     p, left, right, more = at(schedule, t), [], [], []
-    drawn, _ = corners_of(one, p)
+    drawn, _ = _corners_of(one, p)
     scores = jax.vmap(lambda z: exact.score(one, z, p))(drawn)
     mmse = exact.posterior_trace(one, drawn[1], p)
     left.append(p.sigma**2 * jnp.sum(scores**2) / 4 + (p.alpha / p.sigma) ** 2 * mmse)
     right.append(2 * jnp.ones_like(t))
     more.append(jnp.zeros_like(t))
-    o = vp(log_snr)
+    o = _vp(log_snr)
     for law in (world, few):
-        found, bound = expected(law, o, lambda z, law=law: o.sigma**2 * exact.score(law, z, o)[0] ** 2
+        found, bound = _expected(law, o, lambda z, law=law: o.sigma**2 * exact.score(law, z, o)[0] ** 2
                                 + (o.alpha / o.sigma) ** 2 * exact.posterior_trace(law, z, o))  # fmt: skip
         left.append(found)
         right.append(jnp.ones_like(found))
@@ -180,36 +180,36 @@ def fisher_mmse(schedule, t, one, world, few, log_snr):
 
 
 @fisher_mmse.near_miss
-def mmse_in_units_of_data(schedule, t, one, world, few, log_snr):
+def mmse_in_units_of_data(schedule, one, world, few, t, log_snr):
     """E|score|^2 = (d - mmse)/sigma^2, where mmse is measured in the noise of z."""
     p = at(schedule, t)
-    drawn, _ = corners_of(one, p)
+    drawn, _ = _corners_of(one, p)
     scores = jax.vmap(lambda z: exact.score(one, z, p))(drawn)
     return p.sigma**2 * jnp.sum(scores**2) / 4, 2 - exact.posterior_trace(one, drawn[1], p)
 
 
 @fisher_mmse.near_miss
-def the_score_of_one_sample(schedule, t, one, world, few, log_snr):
+def the_score_of_one_sample(schedule, one, world, few, t, log_snr):
     """E|score|^2 = d/sigma^2: the norm of the conditional score -eps/sigma."""
     p = at(schedule, t)
-    drawn, _ = corners_of(one, p)
+    drawn, _ = _corners_of(one, p)
     scores = jax.vmap(lambda z: exact.score(one, z, p))(drawn)
     return p.sigma**2 * jnp.sum(scores**2) / 4, 2 * jnp.ones_like(t)
 
 
-def log_density(world, z, alpha, sigma):
+def _log_density(world, z, alpha, sigma):
     """log sum_k w_k N(z; alpha m_k, alpha^2 C_k + sigma^2) of one-dimensional data: imports no world."""
     spread = alpha**2 * world.covs[:, 0, 0] + sigma**2
     away = z - alpha * world.means[:, 0]
     return jax.nn.logsumexp(jnp.log(world.weights) - away**2 / spread / 2 - jnp.log(2 * jnp.pi * spread) / 2)
 
 
-def information(world, log_snr):
+def _information(world, log_snr):
     """(I(x0; z) in nats, bound) = entropy of z minus that of the noise, nodes held fixed."""
-    p = vp(log_snr)
-    nodes, step = jax.lax.stop_gradient(line(*span(world, p)))
-    logs = jax.vmap(lambda z: log_density(world, z[0], p.alpha, p.sigma))(nodes)
-    entropy, bound = trapezoid(-jnp.exp(logs) * logs, step)
+    p = _vp(log_snr)
+    nodes, step = jax.lax.stop_gradient(_line(*_span(world, p)))
+    logs = jax.vmap(lambda z: _log_density(world, z[0], p.alpha, p.sigma))(nodes)
+    entropy, bound = _trapezoid(-jnp.exp(logs) * logs, step)
     return entropy - jnp.log(2 * jnp.pi * jnp.e * p.sigma**2) / 2, bound
 
 
@@ -220,27 +220,27 @@ def information(world, log_snr):
 )  # fmt: skip
 def i_mmse(one, world, log_snr, high):
     """dI/dlambda = e^lambda mmse/2 = E|eps - eps_hat|^2/2, with I the mutual information of x0 and z in nats."""
-    p, o = vp(log_snr), vp(high)
+    p, o = _vp(log_snr), _vp(high)
 
     def gaussian_information(log_snr):
         (a, b), (c, d) = jnp.eye(2, dtype=one.cov.dtype) + jnp.exp(log_snr) * one.cov
         return jnp.log(a * d - b * c) / 2
 
-    slope, fine = jax.grad(lambda log_snr: information(world, log_snr)[0])(log_snr), information(world, log_snr)[1]
-    again = jax.grad(lambda log_snr: jnp.sum(coarse_information(world, log_snr)))(log_snr)
-    mmse, rough = expected(world, p, lambda z: jnp.exp(log_snr) * exact.posterior_trace(world, z, p))
-    left_over, rougher = expected(world, p, lambda z: 1 - p.sigma**2 * exact.score(world, z, p)[0] ** 2)
+    slope, fine = jax.grad(lambda log_snr: _information(world, log_snr)[0])(log_snr), _information(world, log_snr)[1]
+    again = jax.grad(lambda log_snr: jnp.sum(_coarse_information(world, log_snr)))(log_snr)
+    mmse, rough = _expected(world, p, lambda z: jnp.exp(log_snr) * exact.posterior_trace(world, z, p))
+    left_over, rougher = _expected(world, p, lambda z: 1 - p.sigma**2 * exact.score(world, z, p)[0] ** 2)
     anchor = jax.grad(gaussian_information)(high)
     doubt = 2 * jnp.abs(slope - again) + fine
     left = jnp.exp(high) * exact.posterior_trace(one, one.mean, o) / 2, mmse / 2, left_over / 2
     return left, (anchor, slope, slope), (jnp.zeros_like(doubt), doubt + rough, doubt + rougher)
 
 
-def coarse_information(world, log_snr):
+def _coarse_information(world, log_snr):
     """`information` on every second node."""
-    p = vp(log_snr)
-    nodes, step = jax.lax.stop_gradient(line(*span(world, p)))
-    logs = jax.vmap(lambda z: log_density(world, z[0], p.alpha, p.sigma))(nodes[::2])
+    p = _vp(log_snr)
+    nodes, step = jax.lax.stop_gradient(_line(*_span(world, p)))
+    logs = jax.vmap(lambda z: _log_density(world, z[0], p.alpha, p.sigma))(nodes[::2])
     return -2 * step * jnp.sum(jnp.exp(logs) * logs) - jnp.log(p.sigma**2) / 2
 
 
@@ -248,30 +248,30 @@ def coarse_information(world, log_snr):
 def the_derivative_in_log_snr(one, world, log_snr, high):
     """dI/dlambda = mmse/2: the derivative with respect to the SNR itself."""
     (a, b), (c, d) = jnp.eye(2, dtype=one.cov.dtype) + jnp.exp(log_snr) * one.cov
-    slope = jnp.trace(inverse(jnp.array([[a, b], [c, d]])) @ one.cov) * jnp.exp(log_snr) / 2
-    return exact.posterior_trace(one, one.mean, vp(log_snr)) / 2, slope
+    slope = jnp.trace(_inverse(jnp.array([[a, b], [c, d]])) @ one.cov) * jnp.exp(log_snr) / 2
+    return exact.posterior_trace(one, one.mean, _vp(log_snr)) / 2, slope
 
 
 @i_mmse.near_miss
 def information_in_half_the_log_snr(one, world, log_snr, high):
     """dI/dlambda = e^lambda mmse: right for the lambda of DPM-Solver, log(alpha/sigma)."""
     (a, b), (c, d) = jnp.eye(2, dtype=one.cov.dtype) + jnp.exp(log_snr) * one.cov
-    slope = jnp.trace(inverse(jnp.array([[a, b], [c, d]])) @ one.cov) * jnp.exp(log_snr) / 2
-    return jnp.exp(log_snr) * exact.posterior_trace(one, one.mean, vp(log_snr)), slope
+    slope = jnp.trace(_inverse(jnp.array([[a, b], [c, d]])) @ one.cov) * jnp.exp(log_snr) / 2
+    return jnp.exp(log_snr) * exact.posterior_trace(one, one.mean, _vp(log_snr)), slope
 
 
 CLOCK = np.linspace(-44, 44, 353)
 DRAWS = np.linspace(-8.5, 8.5, 69)
 
 
-def surprise(world, x0, excess):
+def _surprise(world, x0, excess):
     """(-log p(x0) as the integral over all log-SNR of 1/(1 + e^-lambda) - E|eps - eps_hat|^2, a bound), for a given half and constant."""
     half, constant = excess
     draws = jnp.asarray(DRAWS, x0.dtype)
     law = jnp.exp(-(draws**2) / 2) / jnp.sqrt(jnp.asarray(2 * jnp.pi, x0.dtype)) * (DRAWS[1] - DRAWS[0])
 
     def errors(log_snr):
-        p = vp(log_snr)
+        p = _vp(log_snr)
         noise = jax.vmap(lambda eps: -p.sigma * exact.score(world, p.alpha * x0 + p.sigma * eps[None], p)[0])(draws)
         squares = law * (draws - noise) ** 2
         fine, coarse = jnp.sum(squares), 2 * jnp.sum(squares[::2])
@@ -279,7 +279,7 @@ def surprise(world, x0, excess):
 
     values, doubts = jax.vmap(errors)(jnp.asarray(CLOCK, x0.dtype))
     step = CLOCK[1] - CLOCK[0]
-    whole, bound = trapezoid(values, step)
+    whole, bound = _trapezoid(values, step)
     bound = bound + 2 * step * jnp.sum(doubts) + 2 * (jnp.abs(values[0]) + jnp.abs(values[-1]))
     return constant - half * whole, bound
 
@@ -287,7 +287,7 @@ def surprise(world, x0, excess):
 gentle_pairs = scalars("half distances of [0.3, 1.2]", 0.3, 1.2)
 
 
-def pair(half_distance, share, std):
+def _pair(half_distance, share, std):
     """Two components of one width: share at -half_distance, the rest at half_distance."""
     means = jnp.stack([-half_distance, half_distance])[:, None]
     return Mixture(jnp.stack([share, 1 - share]), means, jnp.stack([std**2, std**2])[:, None, None])
@@ -301,25 +301,25 @@ def pair(half_distance, share, std):
 )  # fmt: skip
 def pointwise_i_mmse_likelihood(half_distance, share, std, x0):
     """-log p(x0) = d log(2 pi e)/2 - 1/2 int over all lambda of [d/(1 + e^-lambda) - E|eps - eps_hat(z_lambda)|^2], for each x0."""
-    world = pair(half_distance, share, std)
-    found, bound = surprise(world, x0[None], (0.5, jnp.log(2 * jnp.pi * jnp.e) / 2))
-    return found, -log_density(world, x0, 1.0, 0.0), bound
+    world = _pair(half_distance, share, std)
+    found, bound = _surprise(world, x0[None], (0.5, jnp.log(2 * jnp.pi * jnp.e) / 2))
+    return found, -_log_density(world, x0, 1.0, 0.0), bound
 
 
 @pointwise_i_mmse_likelihood.near_miss
 def without_the_e(half_distance, share, std, x0):
     """The constant d log(2 pi)/2, from the normal density without its exponent."""
-    world = pair(half_distance, share, std)
-    found, bound = surprise(world, x0[None], (0.5, jnp.log(2 * jnp.pi) / 2))
-    return found, -log_density(world, x0, 1.0, 0.0), bound
+    world = _pair(half_distance, share, std)
+    found, bound = _surprise(world, x0[None], (0.5, jnp.log(2 * jnp.pi) / 2))
+    return found, -_log_density(world, x0, 1.0, 0.0), bound
 
 
 @pointwise_i_mmse_likelihood.near_miss
 def without_the_half(half_distance, share, std, x0):
     """The integral without its half: as in half the log-SNR."""
-    world = pair(half_distance, share, std)
-    found, bound = surprise(world, x0[None], (1.0, jnp.log(2 * jnp.pi * jnp.e) / 2))
-    return found, -log_density(world, x0, 1.0, 0.0), bound
+    world = _pair(half_distance, share, std)
+    found, bound = _surprise(world, x0[None], (1.0, jnp.log(2 * jnp.pi * jnp.e) / 2))
+    return found, -_log_density(world, x0, 1.0, 0.0), bound
 
 
 @theorem(
@@ -331,10 +331,10 @@ def without_the_half(half_distance, share, std, x0):
 def mmse_monotone(one, world, log_snr, share):
     """mmse falls as the log-SNR rises, from the variance of the data on, and e^lambda mmse = E|eps - eps_hat|^2 stays below d."""
     higher = log_snr + share * (2 - log_snr)
-    p, q = vp(log_snr), vp(higher)
+    p, q = _vp(log_snr), _vp(higher)
     noisy, clean = (exact.posterior_trace(one, one.mean, o) for o in (p, q))
-    before, bound = expected(world, p, lambda z: exact.posterior_trace(world, z, p))
-    after, more = expected(world, q, lambda z: exact.posterior_trace(world, z, q))
+    before, bound = _expected(world, p, lambda z: exact.posterior_trace(world, z, p))
+    after, more = _expected(world, q, lambda z: exact.posterior_trace(world, z, q))
     spread = world.weights @ (world.covs[:, 0, 0] + (world.means[:, 0] - world.weights @ world.means[:, 0]) ** 2)
     left = jnp.stack([clean, jnp.exp(higher) * clean, noisy, after, jnp.exp(higher) * after, before])
     one_more = jnp.ones_like(share)
@@ -351,9 +351,9 @@ sharp_pair = Mixture(np.array([0.45, 0.35, 0.2]), np.array([[-1.0], [1.0], [1.1]
 def noise_is_harder_to_see_in_clean_data(one, world, log_snr, share):
     """E|eps - eps_hat|^2 rises with the log-SNR: true of Gaussian data; clusters that noise no longer mixes make it fall."""
     higher = log_snr + share * (2 - log_snr)
-    p, q = vp(log_snr), vp(higher)
-    before, bound = expected(world, p, lambda z: jnp.exp(log_snr) * exact.posterior_trace(world, z, p))
-    after, more = expected(world, q, lambda z: jnp.exp(higher) * exact.posterior_trace(world, z, q))
+    p, q = _vp(log_snr), _vp(higher)
+    before, bound = _expected(world, p, lambda z: jnp.exp(log_snr) * exact.posterior_trace(world, z, p))
+    after, more = _expected(world, q, lambda z: jnp.exp(higher) * exact.posterior_trace(world, z, q))
     return before[None], after[None], (bound + more)[None]
 
 
@@ -361,5 +361,5 @@ def noise_is_harder_to_see_in_clean_data(one, world, log_snr, share):
 def falls_at_every_point(one, world, log_snr, share):
     """Cov(x0 | z) falls with the log-SNR along alpha times a fixed point: true on average, and false between clusters."""
     higher = log_snr + share * (2 - log_snr)
-    p, q, x0 = vp(log_snr), vp(higher), 0.15 * jnp.ones_like(world.means[0])
+    p, q, x0 = _vp(log_snr), _vp(higher), 0.15 * jnp.ones_like(world.means[0])
     return exact.posterior_trace(world, q.alpha * x0, q)[None], exact.posterior_trace(world, p.alpha * x0, p)[None]

@@ -12,7 +12,7 @@ import numpy as np
 
 from diffeq_gen import exact, paths
 from diffeq_gen.schedules import at
-from diffeq_gen.theorems.closed_form import Component, inverse, log_normal, together
+from diffeq_gen.theorems.closed_form import _Component, _inverse, _log_normal, _together
 from diffeq_gen.theorems.domains import (
     earlier,
     empiricals,
@@ -24,7 +24,7 @@ from diffeq_gen.theorems.domains import (
     times,
     vectors,
 )
-from diffeq_gen.theorems.estimation import line, log_density, moderate, near, pair, trapezoid, vp
+from diffeq_gen.theorems.estimation import _line, _log_density, _pair, _trapezoid, _vp, moderate, near
 from diffeq_gen.theorems.path_algebra import where_resolved
 from diffeq_gen.theorems.registry import theorem
 from diffeq_gen.types import Point
@@ -34,24 +34,24 @@ __all__: list[str] = []
 STEPS = 2.0 ** -np.arange(3, 9)
 
 
-def kernel(world, z, p: Point, q: Point):
+def _kernel(world, z, p: Point, q: Point):
     """Mean and covariance of z_s given z_t = z, for any of the three worlds in two dimensions, by conditioning normal laws."""
     eye = jnp.eye(2, dtype=z.dtype)
 
     def conditioned(mean, cov):
         noisy, clean = (o.alpha**2 * cov + o.sigma**2 * eye for o in (p, q))
         shared = p.alpha * q.alpha * cov + p.alpha / q.alpha * q.sigma**2 * eye
-        slope = shared @ inverse(noisy)
+        slope = shared @ _inverse(noisy)
         moved = q.alpha * mean + slope @ (z - p.alpha * mean)
-        return Component(log_normal(z, p.alpha * mean, noisy), moved, moved, clean - slope @ shared)
+        return _Component(_log_normal(z, p.alpha * mean, noisy), moved, moved, clean - slope @ shared)
 
     if isinstance(world, exact.Gaussian):
         return conditioned(world.mean, world.cov)
     if isinstance(world, exact.Mixture):
-        return together(world.weights, jax.vmap(conditioned)(world.means, world.covs))
+        return _together(world.weights, jax.vmap(conditioned)(world.means, world.covs))
     n = len(world.points)
     each = jax.vmap(lambda x0: conditioned(x0, jnp.zeros_like(eye)))(world.points)
-    return together(jnp.full((n,), 1 / n, z.dtype), each)
+    return _together(jnp.full((n,), 1 / n, z.dtype), each)
 
 
 @theorem(
@@ -66,7 +66,7 @@ def reverse_kernel_moments(schedule, world, one, few, x0, eps, t, s):
     p, q, left, right = at(schedule, t), at(schedule, s), [], []
     z = paths.perturb(x0, eps, p)
     for law in (world, one, few):
-        posterior = kernel(law, z, p, q)
+        posterior = _kernel(law, z, p, q)
         left.append(exact.reverse_kernel(law, z, p, q))
         right.append((posterior.x0, posterior.cov))
     return where_resolved(p, q, left, right)
@@ -88,7 +88,7 @@ def the_larger_variance_of_ddpm(schedule, world, one, few, x0, eps, t, s):
     return exact.reverse_kernel(world, z, p, q)[1], paths.transition(p, q)[1] ** 2 * jnp.eye(2, dtype=z.dtype)
 
 
-def skewness(world, z, p: Point, q: Point, power):
+def _skewness(world, z, p: Point, q: Point, power):
     """The third central moment of z_s given z_t = z, over its variance to this power, in one dimension."""
     means, variances = world.means[:, 0], world.covs[:, 0, 0]
     noisy, clean = (o.alpha**2 * variances + o.sigma**2 for o in (p, q))
@@ -117,9 +117,9 @@ def reverse_kernel_gaussianity(half_distance, share, log_snr):
 
 
 def _skewnesses(half_distance, share, log_snr, steps, power):
-    world, p = pair(half_distance, share, 0.5 + 0 * share), vp(log_snr)
+    world, p = _pair(half_distance, share, 0.5 + 0 * share), _vp(log_snr)
     z = 0.1 * p.alpha * jnp.ones_like(world.means[0])
-    return jax.vmap(lambda step: skewness(world, z, p, vp(log_snr + step), power))(steps)
+    return jax.vmap(lambda step: _skewness(world, z, p, _vp(log_snr + step), power))(steps)
 
 
 @reverse_kernel_gaussianity.near_miss(order=2.5)
@@ -140,17 +140,17 @@ def the_third_moment_itself(half_distance, share, log_snr):
     source="Daras et al. 2023 (consistent diffusion models); Lai et al. 2023",
     kind="in law",
     cases=60,
-    schedule=schedules, one=gaussians(), z=vectors(2), t=times, s=earlier("t"),
-    world=mixtures(1, 3), x0=near, eps=near, log_snr=moderate, step=scalars("gaps of [0.2, 3]", 0.2, 3.0),
+    schedule=schedules, one=gaussians(), world=mixtures(1, 3), z=vectors(2), t=times, s=earlier("t"),
+    x0=near, eps=near, log_snr=moderate, step=scalars("gaps of [0.2, 3]", 0.2, 3.0),
 )  # fmt: skip
-def denoiser_martingale(schedule, one, z, t, s, world, x0, eps, log_snr, step):
+def denoiser_martingale(schedule, one, world, z, t, s, x0, eps, log_snr, step):
     """E[x0_hat(z_s) | z_t] = x0_hat(z_t) under the true reverse process; and q(z_s | z_t) integrates to one."""
     p, q = at(schedule, t), at(schedule, s)
     mean, _ = exact.reverse_kernel(one, z, p, q)
     left, right = where_resolved(p, q, exact.denoise(one, mean, q), exact.denoise(one, z, p))
-    o, c = vp(log_snr), vp(log_snr + step)
+    o, c = _vp(log_snr), _vp(log_snr + step)
     noisy, (scale, std) = (o.alpha * x0 + o.sigma * eps)[None], paths.transition(o, c)
-    nodes, width = line(noisy[0] / scale, 12 * std / scale)
+    nodes, width = _line(noisy[0] / scale, 12 * std / scale)
 
     def weighed(clean):
         away = (noisy[0] - scale * clean[0]) / std
@@ -158,22 +158,22 @@ def denoiser_martingale(schedule, one, z, t, s, world, x0, eps, log_snr, step):
         mass = jnp.exp(backwards) / (std * jnp.sqrt(2 * jnp.pi))
         return mass * jnp.stack([jnp.ones_like(mass), exact.denoise(world, clean, c)[0]])
 
-    found, bound = trapezoid(jax.vmap(weighed)(nodes), width)
+    found, bound = _trapezoid(jax.vmap(weighed)(nodes), width)
     expected = jnp.stack([jnp.ones_like(x0), exact.denoise(world, noisy, o)[0]])
     return (left, found), (right, expected), (jnp.zeros_like(x0), bound)
 
 
 @denoiser_martingale.near_miss
-def along_the_probability_flow(schedule, one, z, t, s, world, x0, eps, log_snr, step):
+def along_the_probability_flow(schedule, one, world, z, t, s, x0, eps, log_snr, step):
     """x0_hat(z_s) = x0_hat(z_t) along the probability flow: the prediction would never change."""
     p, q = at(schedule, t), at(schedule, s)
     return exact.denoise(one, exact.flow_map(one, z, p, q), q), exact.denoise(one, z, p)
 
 
 @denoiser_martingale.near_miss(witness={"log_snr": -1.0, "step": 2.0, "x0": 0.7, "eps": 0.4})
-def at_the_mean_of_the_kernel(schedule, one, z, t, s, world, x0, eps, log_snr, step):
+def at_the_mean_of_the_kernel(schedule, one, world, z, t, s, x0, eps, log_snr, step):
     """x0_hat(E[z_s | z_t]) = x0_hat(z_t), the mean taken inside: right for Gaussian data, whose denoiser is linear."""
-    p, q = vp(log_snr), vp(log_snr + step)
+    p, q = _vp(log_snr), _vp(log_snr + step)
     noisy = (p.alpha * x0 + p.sigma * eps)[None]
     mean, _ = exact.reverse_kernel(world, noisy, p, q)
     return exact.denoise(world, mean, q), exact.denoise(world, noisy, p)
@@ -193,8 +193,8 @@ def dae_score_bias(half_distance, share, x0):
 
 
 def _residuals(half_distance, share, x0, widths, scale):
-    world = pair(half_distance, share, 0.5 + 0 * share)
-    score = jax.grad(lambda z: log_density(world, z, 1.0, 0.0))(x0)
+    world = _pair(half_distance, share, 0.5 + 0 * share)
+    score = jax.grad(lambda z: _log_density(world, z, 1.0, 0.0))(x0)
 
     def residual(width):
         p = Point(width, jnp.ones_like(width), width, jnp.zeros_like(width), jnp.ones_like(width))
