@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from diffeq_gen import clocks
 from diffeq_gen.predictions import convert, data, noise
 from diffeq_gen.schedules import at
-from diffeq_gen.types import Denoiser, Key, Point, Sample, Schedule, Time
+from diffeq_gen.types import Denoiser, Key, Sample, Schedule, Time
 
 __all__ = ["bits_per_dim", "divergence", "elbo", "log_prob"]
 
@@ -32,42 +32,48 @@ def divergence(denoise: Denoiser, z: Sample, t: Time) -> tuple[Sample, jax.Array
 
 
 def log_prob(
-    denoise: Denoiser, schedule: Schedule, x0: Sample, *, steps: int = 64,
+    denoise: Denoiser, schedule: Schedule, x0: Sample, *, steps: int = 32,
     log_snr_min: float = -12.0, log_snr_max: float = 12.0,
 ) -> jax.Array:  # fmt: skip
-    """log p(x0) in nats, of one sample: Heun's rule for the probability flow in log-SNR, with the exact divergence.
+    """log p(x0) in nats, of one sample: the probability flow in log-SNR by the classical Runge-Kutta rule, with exact divergence.
 
-    In y = z/alpha the flow is dy/dl = (x0_hat - y)/2 per unit l of log-SNR, so log p changes by (tr(d x0_hat/dy) - d)/2 dl: no
-    schedule is left in it.  The start is x0 itself at log_snr_max, as the law of x0 blurred by e^{-log_snr_max/2}: data that
-    are not blurred so already need dequantisation, or a larger log_snr_max.  The error falls as steps^-2.
+    In z/sqrt(alpha^2 + sigma^2), with c^2 = sigmoid(lambda), the flow is dz/d lambda = c (x0_hat - c z)/2, whose slope fades at
+    both ends, and log p changes by -(c/2)(tr(d x0_hat/dz) - c d) d lambda: no schedule is left in it.  The start is x0 itself at
+    log_snr_max, as the law of x0 blurred by e^{-log_snr_max/2}: data without such a blur need dequantisation, or a larger
+    log_snr_max.  Four evaluations a step, each with d directional derivatives; the error falls as steps^-4.
     """
     low, high = clocks.log_snr_range(schedule, log_snr_min=log_snr_min, log_snr_max=log_snr_max)
     ladder = jnp.linspace(high, low, steps + 1).astype(x0.dtype)
-    d = x0.size
 
-    def slope(y: Sample, log_snr: jax.Array) -> tuple[Sample, jax.Array]:
-        t = clocks.time_at(schedule, log_snr)
-        alpha, _ = schedule(t)
-        x0_hat, trace = divergence(lambda y, t: denoise(alpha * y, t), y, t)
-        return (x0_hat - y) / 2, (trace - d) / 2
+    def cosine(log_snr: jax.Array) -> jax.Array:
+        return jnp.exp(-jax.nn.softplus(-log_snr) / 2)
 
-    def step(carry: tuple[Sample, jax.Array], pair: tuple[jax.Array, jax.Array]) -> tuple[tuple, None]:
-        (y, gained), (here, there) = carry, pair
-        first, first_trace = slope(y, here)
-        second, second_trace = slope(y + (there - here) * first, there)
-        y = y + (there - here) / 2 * (first + second)
-        return (y, gained + (there - here) / 2 * (first_trace + second_trace)), None
+    def slope(log_snr: jax.Array, state: tuple[Sample, jax.Array]) -> tuple[Sample, jax.Array]:
+        t, c = clocks.time_at(schedule, log_snr), cosine(log_snr)
+        alpha, sigma = schedule(t)
+        norm = jnp.sqrt(alpha**2 + sigma**2)
+        x0_hat, trace = divergence(lambda z, t: denoise(norm * z, t), state[0], t)
+        return c / 2 * (x0_hat - c * state[0]), c / 2 * (trace - c * x0.size)
 
-    start = (x0, jnp.zeros((), x0.dtype))
-    (y, gained), _ = jax.lax.scan(step, start, (ladder[:-1], ladder[1:]))
-    p = at(schedule, clocks.time_at(schedule, ladder[-1]))
-    return _prior(p.alpha * y, p) + d * jnp.log(p.alpha) + gained
+    def step(state: tuple[Sample, jax.Array], pair: tuple[jax.Array, jax.Array]) -> tuple[tuple[Sample, jax.Array], None]:
+        here, there = pair
+        h, middle = there - here, (here + there) / 2
+        first = slope(here, state)
+        second = slope(middle, _moved(state, h / 2, first))
+        third = slope(middle, _moved(state, h / 2, second))
+        last = slope(there, _moved(state, h, third))
+        for weight, part in ((1, first), (2, second), (2, third), (1, last)):
+            state = _moved(state, weight * h / 6, part)
+        return state, None
+
+    first = cosine(ladder[0])
+    (z, gained), _ = jax.lax.scan(step, (first * x0, jnp.zeros((), x0.dtype)), (ladder[:-1], ladder[1:]))
+    prior = -jnp.sum(z**2) / 2 - x0.size / 2 * math.log(2 * math.pi)
+    return prior + gained + x0.size * jnp.log(first)
 
 
-def _prior(z: Sample, p: Point) -> jax.Array:
-    """log N(z; 0, (alpha^2 + sigma^2) I): what sampling starts from, for data of about unit variance."""
-    variance = p.alpha**2 + p.sigma**2
-    return -jnp.sum(z**2) / (2 * variance) - z.size / 2 * (jnp.log(variance) + math.log(2 * math.pi))
+def _moved(state: tuple[Sample, jax.Array], h: jax.Array, slope: tuple[Sample, jax.Array]) -> tuple[Sample, jax.Array]:
+    return jax.tree.map(lambda value, rate: value + h * rate, state, slope)
 
 
 def elbo(

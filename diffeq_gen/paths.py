@@ -14,6 +14,9 @@ import jax.numpy as jnp
 
 from diffeq_gen.types import Point, Sample, require
 
+UNRESOLVED = 256
+"""Ulps of alpha and sigma within which two points count as one."""
+
 __all__ = ["bridge", "eta_overshoot", "gap", "perturb", "renoise", "transition"]
 
 
@@ -30,16 +33,23 @@ def perturb(x0: Sample, eps: Sample, p: Point) -> Sample:
 def gap(p: Point, q: Point) -> jax.Array:
     """Delta = lambda_q - lambda_p = 2 log(alpha_q sigma_p / (alpha_p sigma_q)), positive where q is the cleaner point.
 
-    The logarithms are of ratios near one, so a short step loses no more digits than alpha and sigma themselves carry.
+    The logarithms are of ratios near one, so a short step loses no more digits than alpha and sigma themselves carry.  Where
+    it loses all of them and the difference comes out negative, the gap is zero.
+    Raises: ValueError where log-SNR falls from p to q by more than that; traced values are then zero too.
     Theorems: transition-kernel, log-snr-matches-point.
     """
-    return 2 * (jnp.log(q.alpha / p.alpha) + jnp.log(p.sigma / q.sigma))
+    delta = 2 * (jnp.log(q.alpha / p.alpha) + jnp.log(p.sigma / q.sigma))
+    rounding = UNRESOLVED * jnp.finfo(delta.dtype).eps
+    require(lambda delta, t, s: (delta > -rounding) | (delta != delta), "log-SNR must not fall from t to s",
+            gap=delta, t=p.t, s=q.t)  # fmt: skip
+    return jnp.maximum(delta, 0)
 
 
 def transition(p: Point, q: Point) -> tuple[jax.Array, jax.Array]:
     """(scale, std) of q(z_t | z_s) = N(scale z_s, std^2 I): scale = alpha_t/alpha_s, std = sigma_t sqrt(-expm1(-Delta)).
 
-    Kingma et al. 2021, App. A.  Undefined (nan) where log-SNR does not fall from q to p: no such kernel exists.
+    Kingma et al. 2021, App. A.
+    Raises: ValueError where log-SNR falls from p to q: no such kernel exists.
     Theorems: transition-kernel, markov-semigroup.
     """
     return p.alpha / q.alpha, p.sigma * jnp.sqrt(-jnp.expm1(-gap(p, q)))

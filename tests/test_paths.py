@@ -34,8 +34,15 @@ def test_a_short_step_keeps_its_digits_in_float32():
     np.testing.assert_allclose(scale, exact[0], rtol=2 * np.finfo(np.float32).eps)
 
 
-def test_a_transition_against_the_fall_of_log_snr_is_nan():
-    assert jnp.isnan(paths.transition(at(Flow(), 0.2), at(Flow(), 0.7))[1])
+def test_there_is_no_kernel_against_the_fall_of_log_snr():
+    with pytest.raises(ValueError, match=r"log-SNR must not fall from t to s, got gap=-4.4.*, t=0.2, s=0.7"):
+        paths.transition(at(Flow(), 0.2), at(Flow(), 0.7))
+
+
+def test_a_step_that_rounding_does_not_resolve_has_no_gap(precision):
+    p, q = (at(Flow(), jnp.asarray(t, precision)) for t in (0.3, 0.3))
+    assert paths.gap(p, q) == 0 and paths.transition(p, q) == (1, 0)
+    assert jax.jit(paths.gap)(q, p) == 0
 
 
 def test_the_largest_eta_forgets_the_sample():

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffeq_gen.theorems.domains import Domain, draw, example
+from diffeq_gen.theorems.domains import Domain, draw, example, scalars
 from diffeq_gen.theorems.rounding import as_float, given, interpret, same_structure
 
 __all__ = ["JUDGES", "Finding", "describe", "measure", "search", "shrink"]
@@ -28,6 +28,7 @@ CHUNK = 1 << 14
 WORKERS = 2
 DECISIVE = {"float64": 1e-6, "float32": 1e-2}
 TRUNCATED = 1e3
+NOTHING = "nothing"
 SLOPE_BOUND = 0.15
 
 
@@ -46,8 +47,9 @@ def _equal(value: Any, radius: Any, order: float | None) -> Measured:
     for left, right, e_left, e_right, more in zip(*sides, extra, strict=True):
         gap = np.where(left == right, 0.0, np.abs(left - right))
         more = more.reshape(more.shape + (1,) * (gap.ndim - more.ndim))
-        bound = np.where(np.isnan(gap), 0.0, e_left + e_right + more + np.finfo(left.dtype).eps * gap)
-        parts.append((np.where(np.isnan(gap), np.inf, gap), bound, np.abs(left) + np.abs(right)))
+        lost = ~np.isfinite(gap)  # nan, or an infinity on one side alone: no bound excuses it
+        bound = np.where(lost, 0.0, e_left + e_right + more + np.finfo(left.dtype).eps * gap)
+        parts.append((np.where(lost, np.inf, gap), bound, np.abs(left) + np.abs(right)))
     residual, bound, scale = _worst(parts)
     return residual, bound, scale * (TRUNCATED if len(value) == 3 else 1)
 
@@ -101,20 +103,29 @@ class Finding:
 
 
 def measure(
-    claim: Claim, kind: str, order: float | None, treedef: Any, fixed: Mapping[str, Any], leaves: Sequence[np.ndarray]
-) -> Callable[[Sequence[np.ndarray]], Measured]:
-    """leaves -> (residual, bound, scale) over their leading axis: values compiled by XLA, bounds by running error analysis."""
-    batched = jax.jit(jax.vmap(lambda *leaves: claim(**jax.tree.unflatten(treedef, leaves), **fixed)))
-    traced = batched.trace(*leaves)
-    run, structure = traced.lower().compile(), jax.tree.structure(traced.out_info)
+    claim: Claim, kind: str, order: float | None, treedef: Any, fixed: Mapping[str, Any], leaves: Sequence[np.ndarray],
+    *, rough: bool = False,
+) -> Callable[[Sequence[np.ndarray]], Measured]:  # fmt: skip
+    """leaves -> (residual, bound, scale) over their leading axis: values compiled by XLA, bounds by running error analysis.
+
+    A `rough` measure takes its values from that analysis too, and so needs no compilation: enough to refute a near miss.
+    """
+
+    def one(*leaves: jax.Array) -> Any:
+        case = jax.tree.unflatten(treedef, leaves)
+        return claim(**{name: value for name, value in case.items() if name != NOTHING}, **fixed)
+
+    traced = jax.jit(jax.vmap(one)).trace(*leaves)
+    structure = jax.tree.structure(traced.out_info)
+    run = None if rough and kind != "order" else traced.lower().compile()
 
     def measured(leaves: Sequence[np.ndarray]) -> Measured:
-        value = jax.tree.map(np.asarray, run(*leaves))
-        radius = None
-        if kind != "order":
-            balls = interpret(traced.jaxpr.jaxpr, traced.jaxpr.consts, [given(leaf) for leaf in leaves])
-            radius = jax.tree.unflatten(structure, [np.asarray(as_float(ball)) for ball in balls])
-        return JUDGES[kind](value, radius, order)
+        if kind == "order":
+            return JUDGES[kind](jax.tree.map(np.asarray, run(*leaves)), None, order)
+        balls = interpret(traced.jaxpr.jaxpr, traced.jaxpr.consts, [given(leaf) for leaf in leaves])
+        radius = jax.tree.unflatten(structure, [np.asarray(as_float(ball)) for ball in balls])
+        known = jax.tree.unflatten(structure, [np.asarray(ball.value) for ball in balls])
+        return JUDGES[kind](known if run is None else jax.tree.map(np.asarray, run(*leaves)), radius, order)
 
     return measured
 
@@ -131,16 +142,17 @@ def search(
     fixed: Mapping[str, Any] | None = None,
     given: Mapping[str, Any] | None = None,
     compiled: dict | None = None,
+    rough: bool = False,
 ) -> Finding:
     """Measures the example (with the `given` values put in), then random cases up to `cases` in all.
 
     `fixed` values are constants of the trace (a user's schedule); `compiled` caches traced measures between calls.
     """
     fixed, compiled = fixed or {}, {} if compiled is None else compiled
-    free = {name: domain for name, domain in domains.items() if name not in fixed}
+    free = {name: domain for name, domain in domains.items() if name not in fixed} or {NOTHING: scalars(NOTHING, 0, 1)}
     size = min(CHUNK, max(1, cases))
     treedef = jax.tree.structure(draw(free, 1, seed))
-    key = (claim, kind, dtype, size, treedef, tuple(sorted((name, id(value)) for name, value in fixed.items())))
+    key = (claim, kind, dtype, rough, size, treedef, tuple(sorted((name, id(value)) for name, value in fixed.items())))
 
     def chunk(start: int) -> tuple[Finding, float]:
         """The worst of `size` cases, and how many of them the bound decides."""
@@ -151,7 +163,7 @@ def search(
         leaves = [_cast(leaf, dtype) for leaf in leaves]
         with jax.enable_x64(dtype == "float64"), np.errstate(all="ignore"):
             if key not in compiled:
-                compiled[key] = measure(claim, kind, order, treedef, fixed, leaves)
+                compiled[key] = measure(claim, kind, order, treedef, fixed, leaves, rough=rough)
             res, bound, scale = compiled[key](leaves)
             ratio = np.where(res == 0, 0.0, np.where(np.isinf(bound), 0.0, res / bound))
             ratio = np.where(np.isnan(ratio), np.inf, ratio)

@@ -6,7 +6,6 @@ The anchors are densities, Bayes' rule and derivatives written here; the other s
 """
 
 import itertools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,7 @@ from diffeq_gen.theorems.domains import earlier, mixtures, positive, scalars, sc
 from diffeq_gen.theorems.registry import theorem
 from diffeq_gen.types import Point
 
-__all__ = ["where_resolved"]
+__all__: list[str] = []
 
 
 def _log_density(world, z, alpha, sigma):
@@ -30,16 +29,6 @@ def _log_density(world, z, alpha, sigma):
         return jnp.log(weight) - (d * x * x - 2 * b * x * y + a * y * y) / (2 * det) - jnp.log(det) / 2 - jnp.log(2 * jnp.pi)
 
     return jax.nn.logsumexp(jax.vmap(component)(world.weights, world.means, world.covs))
-
-
-def _resolved(p: Point, q: Point):
-    """Whether this precision can tell that q is cleaner than p: closer than 32 ulps, the sign of the gap is rounding."""
-    return q.alpha * p.sigma > p.alpha * q.sigma * (1 + 32 * jnp.finfo(p.alpha.dtype).eps)
-
-
-def where_resolved(p: Point, q: Point, *sides: Any) -> Any:
-    """The sides where this precision can tell p from q, and zeros elsewhere: a kernel from p to itself is no claim."""
-    return jax.tree.map(lambda side: jnp.where(_resolved(p, q), side, 0), sides)
 
 
 @theorem(source="Gao et al. 2024, table of predictions", schedule=schedules, x0=vectors(3), eps=vectors(3), t=times)
@@ -274,7 +263,7 @@ def transition_kernel(schedule, t, s):
     """q(z_t | z_s) has scale alpha_t/alpha_s and variance sigma_t^2 - (alpha_t/alpha_s)^2 sigma_s^2."""
     p, q = at(schedule, t), at(schedule, s)
     scale, std = paths.transition(p, q)
-    return where_resolved(p, q, (scale * q.alpha, scale**2 * q.sigma**2 + std**2), (p.alpha, p.sigma**2))
+    return (scale * q.alpha, scale**2 * q.sigma**2 + std**2), (p.alpha, p.sigma**2)
 
 
 @transition_kernel.near_miss
@@ -298,8 +287,7 @@ def markov_semigroup(schedule, z, first, second, t, s, r):
     drawn = paths.renoise(paths.renoise(z, first, q, o), second, p, q)
     left = scale * scale_early, (scale * std_early) ** 2 + std**2, drawn
     right = whole, std_whole**2, whole * z + scale * std_early * first + std * second
-    left, right = where_resolved(p, q, left, right)
-    return where_resolved(q, o, left, right)
+    return left, right
 
 
 @markov_semigroup.near_miss
@@ -320,11 +308,7 @@ def ancestral_posterior(schedule, x0, z, t, s):
     c_z, c_x, std = paths.bridge(p, q)
     shared = p.alpha / q.alpha * q.sigma**2
     slope = shared / p.sigma**2
-    return where_resolved(
-        p, q,
-        (c_z * z + c_x * x0, std**2),
-        (q.alpha * x0 + slope * (z - p.alpha * x0), q.sigma**2 - slope * shared),
-    )  # fmt: skip
+    return (c_z * z + c_x * x0, std**2), (q.alpha * x0 + slope * (z - p.alpha * x0), q.sigma**2 - slope * shared)
 
 
 @ancestral_posterior.near_miss

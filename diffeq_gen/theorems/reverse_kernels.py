@@ -25,7 +25,6 @@ from diffeq_gen.theorems.domains import (
     vectors,
 )
 from diffeq_gen.theorems.estimation import _line, _log_density, _pair, _trapezoid, _vp, moderate, near
-from diffeq_gen.theorems.path_algebra import where_resolved
 from diffeq_gen.theorems.registry import theorem
 from diffeq_gen.types import Point
 
@@ -69,7 +68,7 @@ def reverse_kernel_moments(schedule, world, one, few, x0, eps, t, s):
         posterior = _kernel(law, z, p, q)
         left.append(exact.reverse_kernel(law, z, p, q))
         right.append((posterior.x0, posterior.cov))
-    return where_resolved(p, q, left, right)
+    return left, right
 
 
 @reverse_kernel_moments.near_miss
@@ -147,7 +146,7 @@ def denoiser_martingale(schedule, one, world, z, t, s, x0, eps, log_snr, step):
     """E[x0_hat(z_s) | z_t] = x0_hat(z_t) under the true reverse process; and q(z_s | z_t) integrates to one."""
     p, q = at(schedule, t), at(schedule, s)
     mean, _ = exact.reverse_kernel(one, z, p, q)
-    left, right = where_resolved(p, q, exact.denoise(one, mean, q), exact.denoise(one, z, p))
+    left, right = exact.denoise(one, mean, q), exact.denoise(one, z, p)
     o, c = _vp(log_snr), _vp(log_snr + step)
     noisy, (scale, std) = (o.alpha * x0 + o.sigma * eps)[None], paths.transition(o, c)
     nodes, width = _line(noisy[0] / scale, 12 * std / scale)

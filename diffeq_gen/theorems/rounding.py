@@ -172,6 +172,7 @@ def as_float(ball: Ball) -> jax.Array:
 def interpret(jaxpr: core.Jaxpr, consts: Sequence[Any], args: Sequence[Ball]) -> list[Ball]:
     """The jaxpr on balls: traced where an operand is, else at once by numpy, which keeps quiet about inf and nan."""
     env: dict[Any, Ball] = {}
+    moved: dict[Any, float] = {}
 
     def read(v: Any) -> Ball:
         return literal(v.val, v.aval) if isinstance(v, core.Literal) else env[v]
@@ -181,8 +182,24 @@ def interpret(jaxpr: core.Jaxpr, consts: Sequence[Any], args: Sequence[Ball]) ->
     with np.errstate(all="ignore"):
         for eqn in jaxpr.eqns:
             balls = [fitted(ball) for ball in apply(eqn, [read(v) for v in eqn.invars])]
+            balls = regrouped(eqn, balls, moved)
             env.update(zip(eqn.outvars, balls, strict=True))
     return [Ball(jnp.asarray(b.value), b.radius) for b in map(read, jaxpr.outvars)]
+
+
+def regrouped(eqn: core.JaxprEqn, balls: list[Ball], moved: dict[Any, float]) -> list[Ball]:
+    """XLA may turn (c - x) + d into (c + d) - x: then u |c| and u |d| stand where u |c - x| was.  `moved` remembers each |c|."""
+    if eqn.primitive.name not in ("add", "sub") or not is_float(balls[0].value):
+        return balls
+    known = [abs(float(v.val)) for v in eqn.invars if isinstance(v, core.Literal) and np.ndim(v.val) == 0]
+    if len(known) != 1:
+        return balls
+    before = next((moved[v] for v in eqn.invars if not isinstance(v, core.Literal) and v in moved), None)
+    moved[eqn.outvars[0]] = known[0] + (before or 0.0)
+    if before is None:
+        return balls
+    value = balls[0].value
+    return [Ball(value, radius_of(balls[0]) + 2 * unit(value) * (known[0] + before))]
 
 
 def apply(eqn: core.JaxprEqn, balls: list[Ball]) -> list[Ball]:

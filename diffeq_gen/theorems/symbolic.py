@@ -224,6 +224,7 @@ def _hypotheses(numbers: dict[str, Any], schedule: Any) -> Iterator[Any]:
         yield from itertools.chain.from_iterable(pairs)
         for (alpha_p, sigma_p), (alpha_q, sigma_q) in itertools.combinations(pairs, 2):
             yield sigma_p * alpha_q - alpha_p * sigma_q
+            yield 2 * (jnp.log(alpha_q / alpha_p) + jnp.log(sigma_p / sigma_q))
 
 
 def _read(traced: _Traced) -> tuple[list[Any], list[Any], list[Any], set[Any]]:

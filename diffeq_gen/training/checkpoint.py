@@ -50,7 +50,7 @@ class Checkpoints:
         """Writes the state under its step; a second save of the same step does nothing."""
         step = int(state.step)
         if step not in self.manager.all_steps():
-            self.manager.save(step, args=ocp.args.StandardSave(state._asdict()))
+            self.manager.save(step, args=ocp.args.StandardSave(_plain(state)))
             self.manager.wait_until_finished()
 
     def latest(self, like: State) -> State | None:
@@ -61,7 +61,7 @@ class Checkpoints:
         step = self.manager.latest_step()
         if step is None:
             return None
-        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like._asdict())
+        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _plain(like))
         try:
             found = self.manager.restore(step, args=ocp.args.StandardRestore(target))
         except Exception as error:
@@ -77,7 +77,7 @@ class Checkpoints:
                 raise ValueError(
                     f"checkpoint {self.folder / str(step)} has {name} of shape {got.shape}, not {wanted.shape}"
                 )
-        return State(**found)
+        return State(**{**found, "key": jax.random.wrap_key_data(found["key"])})
 
     def close(self) -> None:
         """Waits for what is being written."""
@@ -90,3 +90,8 @@ class Checkpoints:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _plain(state: State) -> dict[str, Any]:
+    """The state with its key as numbers."""
+    return {**state._asdict(), "key": jax.random.key_data(state.key)}

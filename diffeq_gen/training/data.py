@@ -34,7 +34,7 @@ class Dataset(NamedTuple):
 
     def dequantised(self, key: Key, pictures: np.ndarray) -> Sample:
         """Levels to uniform draws from their bins on [-1, 1], in float32.  Theis et al. 2016."""
-        u = jax.random.uniform(key, pictures.shape)
+        u = jax.random.uniform(key, pictures.shape, jax.numpy.float32)
         return (jax.numpy.asarray(pictures, jax.numpy.float32) + u) * (2 / self.levels) - 1
 
     @property

@@ -37,7 +37,7 @@ def update(
     def step(state: State, x0: Sample) -> tuple[State, dict[str, jax.Array]]:
         devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
         place = 0 if axis_name is None else jax.lax.axis_index(axis_name)
-        indices = place * x0.shape[0] + jnp.arange(x0.shape[0])
+        indices = place * x0.shape[0] + jnp.arange(x0.shape[0], dtype=jnp.int32)
         key = jax.random.fold_in(state.key, state.step)
         value, slope = jax.value_and_grad(
             lambda params: objective(key, params, x0, indices, devices * x0.shape[0])
@@ -48,8 +48,8 @@ def update(
             change, opt_state = optimizer.update(slope, state.opt_state, state.params)
         params = optax.apply_updates(state.params, change)
         d = ema_decay(state.step, decay)
-        ema = jax.tree.map(lambda old, new: (d * old + (1 - d) * new).astype(old.dtype), state.ema, params)
-        norm = optax.global_norm(slope)
+        ema = jax.tree.map(lambda old, new: old + (1 - d).astype(old.dtype) * (new - old), state.ema, params)
+        norm = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(slope)))
         metrics = {"loss": value, "gradient_norm": norm, "finite": jnp.isfinite(value) & jnp.isfinite(norm)}
         return State(state.step + 1, params, ema, opt_state, state.key), metrics
 

@@ -1,0 +1,66 @@
+"""Losses against their definition by hand, and times that fill the interval."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffeq_gen import losses, predictions, weights
+from diffeq_gen.schedules import VP, Cosine, Flow, at
+
+X0, EPS, GUESS = jnp.array([1.5, -0.5, 0.3]), jnp.array([0.25, 2.0, -1.0]), jnp.array([1.0, 0.2, 0.1])
+EVERY = [predictions.data, predictions.noise, predictions.v, predictions.velocity, predictions.edm(0.5)]
+
+
+def network_of(prediction, schedule):
+    """What a network would say that believes x0 to be GUESS, whatever it predicts."""
+
+    def network(z, t):
+        return predictions.convert(GUESS, z, at(schedule, t), predictions.data, prediction)
+
+    return network
+
+
+@pytest.mark.parametrize("schedule", [Flow(), VP()], ids=repr)
+@pytest.mark.parametrize("prediction", EVERY, ids=lambda prediction: prediction.__name__)
+def test_a_weighted_loss_does_not_depend_on_the_prediction(schedule, prediction):
+    """1/2 w (-lambda') |eps_hat - eps|^2, and |eps_hat - eps| = e^{lambda/2} |x0_hat - x0|, by hand."""
+    t, weight = 0.3, weights.sigmoid(1.0)
+    got = losses.denoising_loss(network_of(prediction, schedule), schedule, prediction, X0, EPS, t, weight=weight)
+    alpha, sigma = schedule(jnp.asarray(t))
+    log_snr = lambda t: 2 * jnp.log(schedule(t)[0] / schedule(t)[1])  # noqa: E731
+    w = 1 / (1 + (alpha / sigma) ** 2 * np.exp(-1.0))
+    wanted = 0.5 * w * -jax.grad(log_snr)(t) * (alpha / sigma) ** 2 * np.mean((GUESS - X0) ** 2)
+    np.testing.assert_allclose(got, wanted, rtol=1e-11)
+
+
+def test_a_plain_loss_is_the_squared_error_of_the_prediction():
+    got = losses.denoising_loss(lambda z, t: 0 * z, Flow(), predictions.velocity, X0, EPS, 0.3)
+    np.testing.assert_allclose(got, np.mean((EPS - X0) ** 2), rtol=1e-14)
+
+
+def test_a_perfect_network_has_no_loss():
+    def network(z, t):
+        return (z - (1 - t) * X0) / t - X0
+
+    x0 = jnp.broadcast_to(X0, (16, 3))
+    assert losses.loss(jax.random.key(0), network, Flow(), x0, prediction=predictions.velocity) < 1e-24
+
+
+def test_a_part_of_a_batch_draws_what_it_would_within_the_whole():
+    x0 = jax.random.normal(jax.random.key(5), (12, 3))
+    network = lambda z, t: jnp.tanh(z) * t  # noqa: E731
+    whole = losses.loss(jax.random.key(0), network, Cosine(), x0, prediction=predictions.v)
+    parts = [
+        losses.loss(jax.random.key(0), network, Cosine(), x0[i : i + 4], prediction=predictions.v, indices=jnp.arange(i, i + 4), total=12)
+        for i in (0, 4, 8)
+    ]
+    np.testing.assert_allclose(np.mean(parts), whole, rtol=1e-13)
+
+
+def test_stratified_times_fill_the_interval_and_are_uniform_one_by_one():
+    times = losses.stratified_times(jax.random.key(0), jnp.arange(64), 64, ends=(0.0, 1.0))
+    counts = np.bincount((np.asarray(times) * 64).astype(int) % 64, minlength=64)
+    assert counts.max() == 1
+    first = jax.vmap(lambda key: losses.stratified_times(key, jnp.arange(1), 64)[0])(jax.random.split(jax.random.key(1), 2000))
+    assert abs(float(first.mean()) - 0.5) < 5 / np.sqrt(12 * 2000) and losses.ENDS[0] <= first.min() and first.max() <= losses.ENDS[1]
