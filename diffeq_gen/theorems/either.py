@@ -11,7 +11,9 @@ import jax
 import jax.numpy
 import numpy as np
 
-__all__ = ["apply", "either"]
+from diffeq_gen.theorems.known import ELEMENTWISE, FLOAT, KNOWN
+
+__all__ = ["apply", "either", "is_traced"]
 
 
 class _Either:
@@ -50,52 +52,39 @@ def is_traced(operands: Any) -> bool:
 
 either: Any = _Either()
 
-NUMPY: dict[str, Callable] = {
-    "abs": np.abs,
-    "add": np.add,
-    "add_any": np.add,
-    "and": np.bitwise_and,
-    "cos": np.cos,
-    "div": np.divide,
-    "eq": np.equal,
-    "exp": np.exp,
-    "expm1": np.expm1,
-    "ge": np.greater_equal,
-    "gt": np.greater,
-    "le": np.less_equal,
-    "log": np.log,
-    "log1p": np.log1p,
-    "lt": np.less,
-    "max": np.maximum,
-    "min": np.minimum,
-    "mul": np.multiply,
-    "ne": np.not_equal,
-    "neg": np.negative,
-    "not": np.invert,
-    "or": np.bitwise_or,
-    "sin": np.sin,
-    "sqrt": np.sqrt,
-    "square": np.square,
-    "sub": np.subtract,
-    "tan": np.tan,
-    "tanh": np.tanh,
-}
-
-
 def apply(primitive: Any, *operands: Any, **params: Any) -> Any:
-    """The primitive on its operands: by numpy where they are floats that are known and numpy has it, else by jax itself."""
+    """The primitive on its operands: by numpy where they are known and `known` has it, else by jax itself."""
     traced = is_traced(operands)
     if not traced:
-        if primitive.name in NUMPY and all(np.asarray(x).dtype.kind in "fb" for x in operands):
-            return NUMPY[primitive.name](*operands)
-        if primitive.name == "integer_pow" and np.asarray(operands[0]).dtype.kind == "f":
-            return operands[0] ** params["y"]
-        if primitive.name == "select_n" and np.asarray(operands[0]).dtype == bool and len(operands) == 3:
-            return np.where(*operands[:1], operands[2], operands[1])
+        name, kinds = primitive.name, {np.asarray(x).dtype.kind for x in operands if not _is_key(x)}
+        if not any(_is_key(x) for x in operands) and kinds <= set("fbiu"):
+            if name in ELEMENTWISE or (name in FLOAT and kinds <= {"f"}):
+                return np.asarray((ELEMENTWISE.get(name) or FLOAT[name])(*operands))
+            if name in KNOWN and _suits(name, kinds, operands, params):
+                out = KNOWN[name](*map(np.asarray, operands), **params)
+                return out if isinstance(out, list) else np.asarray(out)
     out = primitive.bind(*operands, **params)
     if traced:
         return out
     return [_known(part) for part in out] if primitive.multiple_results else _known(out)
+
+
+def _suits(name: str, kinds: set[str], operands: Any, params: Any) -> bool:
+    """Whether numpy means the same here: no negative padding, no negative power of integers, no integer sums that widen."""
+    if name == "pad":
+        return all(low >= 0 and high >= 0 for low, high, _ in params["padding_config"])
+    if name == "convert_element_type":
+        target = np.dtype(params["new_dtype"]).kind if hasattr(params["new_dtype"], "kind") else "V"
+        return target == "f" or (target in "iu" and kinds <= set("biu")) or (target == "b" and kinds <= set("b"))
+    if name in ("integer_pow", "reduce_sum", "reduce_prod", "cumsum", "cumprod", "dot_general"):
+        return kinds <= {"f"}
+    if name == "select_n":
+        return len(operands) == 2 + 1 or np.asarray(operands[0]).dtype.kind == "i"
+    return True
+
+
+def _is_key(value: Any) -> bool:
+    return jax.numpy.issubdtype(getattr(value, "dtype", None), jax.dtypes.extended)
 
 
 def _known(value: Any) -> Any:

@@ -21,6 +21,7 @@ from jax.extend import core
 from diffeq_gen.theorems.either import apply as apply_primitive
 from diffeq_gen.theorems.either import either as jnp
 from diffeq_gen.theorems.either import is_traced
+from diffeq_gen.theorems.either import is_traced
 from diffeq_gen.theorems.rounding_arrays import ARRAYS
 from diffeq_gen.theorems.rounding_linear import LINEAR, linear_solve
 from diffeq_gen.theorems.rounding_rules import BINARY, UNARY, Ball, is_float, radius_of, settle, tiny, unary, unit
@@ -139,6 +140,8 @@ def given(x: jax.Array) -> Ball:
     """An exact argument; a subnormal one will be flushed, so its radius is the smallest normal number."""
     if not is_float(x):
         return Ball(x)
+    if not is_traced([x]):
+        return Ball(x, np.where((np.abs(x) < tiny(x)) & (x != 0), tiny(x), 0.0).astype(x.dtype))
     bits = lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * x.dtype.itemsize}"))
     return Ball(x, jnp.where((jnp.abs(x) < tiny(x)) & ((bits << 1) != 0), tiny(x), 0.0).astype(x.dtype))
 
@@ -259,6 +262,7 @@ def integer_power(y: jax.Array, x: Ball, n: int) -> jax.Array:
 
 # --- calls and loops -----------------------------------------------------------------------------------------------
 
+UNROLLED = 1024
 CALLS = frozenset(
     "call checkpoint closed_call composite core_call custom_jvp_call custom_vjp_call eval_jaxpr jit pjit remat "
     "remat2".split()
@@ -308,12 +312,25 @@ def scan(balls: list[Ball], *, jaxpr: core.ClosedJaxpr, length: int, reverse: bo
         outs = interpret(jaxpr.jaxpr, jaxpr.consts, [*consts, *carry, *x])
         return solid(outs[: len(carry)], carry), outs[len(carry) :]
 
+    if not is_traced(jax.tree.leaves((consts, carry, xs))) and length <= UNROLLED:
+        return unrolled(body, carry, xs, range(length)[:: -1 if reverse else 1])
+
     def free(carry: list[Ball]) -> list[Ball]:
         first = [jax.tree.map(lambda a: jnp.zeros(a.shape[1:], a.dtype) if not is_key(a) else a[0], b) for b in xs]
         return interpret(jaxpr.jaxpr, jaxpr.consts, [*consts, *carry, *first])[: len(carry)]
 
     carry, ys = lax.scan(body, settled_carry(free, carry), xs, length=length, reverse=reverse)
     return [*carry, *ys]
+
+
+def unrolled(body: Callable, carry: list[Ball], xs: list[Ball], order: Sequence[int]) -> list[Ball]:
+    """The scan of known operands, turn by turn: nothing to compile."""
+    rows: dict[int, list[Ball]] = {}
+    for i in order:
+        carry, rows[i] = body(carry, [Ball(x.value[i], None if x.radius is None else x.radius[i]) for x in xs])
+    columns = zip(*(rows[i] for i in sorted(rows)), strict=True)
+    stacked = [Ball(np.stack([y.value for y in ys]), np.stack([radius_of(y) for y in ys])) for ys in columns]
+    return [*carry, *stacked]
 
 
 def is_key(x: jax.Array) -> bool:
@@ -332,7 +349,12 @@ def while_loop(balls: list[Ball], *, cond_jaxpr: Any, body_jaxpr: Any, **params:
     def more(carry: list[Ball]) -> jax.Array:
         return interpret(cond_jaxpr.jaxpr, cond_jaxpr.consts, [*tests, *carry])[0].value
 
-    carry = settled_carry(body, arrays(balls[cond_nconsts + body_nconsts :]))
+    carry = arrays(balls[cond_nconsts + body_nconsts :])
+    if not is_traced(jax.tree.leaves(balls)):
+        while np.any(more(carry)):
+            carry = body(carry)
+        return carry
+    carry = settled_carry(body, carry)
     return lax.while_loop(more, lambda c: solid(body(c), c), carry)
 
 
