@@ -27,6 +27,7 @@ _CHAPTERS = (
     "likelihood",
     "nets",
     "training",
+    "proof",
     "theorems",
     "plots",
 )

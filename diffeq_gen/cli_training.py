@@ -125,7 +125,14 @@ def sample(
 
 
 def evaluate(
-    folder: tyro.conf.Positional[Path] = RUN, /, *, images: int = 297, samples: int = 500, steps: int = 50, ode_steps: int = 24, seed: int = 0
+    folder: tyro.conf.Positional[Path] = RUN,
+    /,
+    *,
+    images: int = 297,
+    samples: int = 500,
+    steps: int = 50,
+    ode_steps: int = 24,
+    seed: int = 0,
 ) -> int:  # fmt: skip
     """Held-out bits per dimension by the probability flow and by the ELBO, and distances of samples to data.
 

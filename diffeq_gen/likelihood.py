@@ -55,7 +55,9 @@ def log_prob(
         x0_hat, trace = divergence(lambda z, t: denoise(norm * z, t), state[0], t)
         return c / 2 * (x0_hat - c * state[0]), c / 2 * (trace - c * x0.size)
 
-    def step(state: tuple[Sample, jax.Array], pair: tuple[jax.Array, jax.Array]) -> tuple[tuple[Sample, jax.Array], None]:
+    def step(
+        state: tuple[Sample, jax.Array], pair: tuple[jax.Array, jax.Array]
+    ) -> tuple[tuple[Sample, jax.Array], None]:
         here, there = pair
         h, middle = there - here, (here + there) / 2
         first = slope(here, state)
@@ -85,7 +87,10 @@ def elbo(
     The integral over log-SNR is a mean over `samples` stratified draws.  Continuous x0: the reconstruction is the density
     N(z/alpha, e^{-log_snr_max} I) at x0, so the bound is one for the density.
     """
-    low, high = (bound.astype(x0.dtype) for bound in clocks.log_snr_range(schedule, log_snr_min=log_snr_min, log_snr_max=log_snr_max))
+    low, high = (
+        bound.astype(x0.dtype)
+        for bound in clocks.log_snr_range(schedule, log_snr_min=log_snr_min, log_snr_max=log_snr_max)
+    )
     time_key, noise_key, last_key = jax.random.split(key, 3)
     u = (jnp.arange(samples, dtype=x0.dtype) + jax.random.uniform(time_key, (samples,), x0.dtype)) / samples
     ladder = low + (high - low) * u

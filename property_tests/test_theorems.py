@@ -19,7 +19,11 @@ def test_theorem(name):
     assert verdict.near_misses >= 1 and verdict.cases >= 1
 
 
-CHEAP = [name for name, entry in THEOREMS.items() if entry.kind == "identity" and entry.cases >= 1000 and not any(d.variants for d in entry.domains.values())]
+CHEAP = [
+    name
+    for name, entry in THEOREMS.items()
+    if entry.kind == "identity" and entry.cases >= 1000 and not any(d.variants for d in entry.domains.values())
+]
 
 
 @pytest.mark.parametrize("name", CHEAP[::8])

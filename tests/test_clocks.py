@@ -33,7 +33,9 @@ def test_bisection_differentiates_in_the_parameters_of_a_schedule():
     assert np.allclose(slope, (plus - minus) / 2e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize("schedule", [Flow(), Cosine(), VP(), VE(), EDM(), cubic], ids=lambda s: getattr(s, "__name__", repr(s)))
+@pytest.mark.parametrize(
+    "schedule", [Flow(), Cosine(), VP(), VE(), EDM(), cubic], ids=lambda s: getattr(s, "__name__", repr(s))
+)
 @pytest.mark.parametrize("n", [1, 7])
 def test_grids_fall_and_hold_one_value_more_than_steps(schedule, n, precision):
     for times in (clocks.uniform(n), clocks.uniform_log_snr(schedule, n), clocks.karras(schedule, n)):

@@ -22,8 +22,8 @@ FLOORS = {
     "losses": 4, "samplers": 4, "likelihood": 4, "corruptions": 4, "discrete": 4,
     "distillation": 5, "latent": 5,
     "nets": 6, "training": 6,
-    "theorems": 7,
-    "plots": 8, "report": 8, "cli": 8, "pytest_plugin": 8,
+    "proof": 7, "theorems": 7,
+    "plots": 8, "report": 8, "cli_training": 8, "demo": 8, "cli": 8, "pytest_plugin": 8,
 }  # fmt: skip
 """Chapter -> floor, in reading order: a file imports from lower floors, from its own folder, or from an earlier chapter
 of its own floor."""

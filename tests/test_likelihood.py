@@ -12,13 +12,18 @@ from diffeq_gen import clocks, exact, likelihood
 from diffeq_gen.schedules import VP, Flow, at
 
 WORLD = exact.Mixture(
-    jnp.array([0.3, 0.7]), jnp.array([[-1.0, 0.5], [0.8, -0.4]]), jnp.array([[[0.3, 0.1], [0.1, 0.2]], [[0.2, 0.0], [0.0, 0.4]]])
+    jnp.array([0.3, 0.7]),
+    jnp.array([[-1.0, 0.5], [0.8, -0.4]]),
+    jnp.array([[[0.3, 0.1], [0.1, 0.2]], [[0.2, 0.0], [0.0, 0.4]]]),
 )
 POINTS = jnp.array([[0.1, 0.2], [-1.2, 0.7], [1.5, -1.0]])
 
 
 def density(x):
-    parts = [jnp.log(w) + stats.multivariate_normal.logpdf(x, m, c) for w, m, c in zip(WORLD.weights, WORLD.means, WORLD.covs, strict=True)]
+    parts = [
+        jnp.log(w) + stats.multivariate_normal.logpdf(x, m, c)
+        for w, m, c in zip(WORLD.weights, WORLD.means, WORLD.covs, strict=True)
+    ]
     return jax.nn.logsumexp(jnp.stack(parts))
 
 
@@ -55,7 +60,9 @@ def test_the_exact_divergence_is_the_trace_of_the_jacobian():
     x0, trace = likelihood.divergence(denoise, z, t)
     np.testing.assert_allclose(trace, jnp.trace(jax.jacfwd(lambda z: denoise(z, t))(z)), rtol=1e-12)
     np.testing.assert_allclose(x0, denoise(z, t), rtol=1e-12)
-    np.testing.assert_allclose(trace, at(Flow(), t).alpha / 0.16 * jnp.trace(exact.posterior_cov(WORLD, z, at(Flow(), t))), rtol=1e-9)
+    np.testing.assert_allclose(
+        trace, at(Flow(), t).alpha / 0.16 * jnp.trace(exact.posterior_cov(WORLD, z, at(Flow(), t))), rtol=1e-9
+    )
 
 
 def test_units():

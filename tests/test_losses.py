@@ -52,7 +52,15 @@ def test_a_part_of_a_batch_draws_what_it_would_within_the_whole():
     network = lambda z, t: jnp.tanh(z) * t  # noqa: E731
     whole = losses.loss(jax.random.key(0), network, Cosine(), x0, prediction=predictions.v)
     parts = [
-        losses.loss(jax.random.key(0), network, Cosine(), x0[i : i + 4], prediction=predictions.v, indices=jnp.arange(i, i + 4), total=12)
+        losses.loss(
+            jax.random.key(0),
+            network,
+            Cosine(),
+            x0[i : i + 4],
+            prediction=predictions.v,
+            indices=jnp.arange(i, i + 4),
+            total=12,
+        )
         for i in (0, 4, 8)
     ]
     np.testing.assert_allclose(np.mean(parts), whole, rtol=1e-13)
@@ -62,5 +70,11 @@ def test_stratified_times_fill_the_interval_and_are_uniform_one_by_one():
     times = losses.stratified_times(jax.random.key(0), jnp.arange(64), 64, ends=(0.0, 1.0))
     counts = np.bincount((np.asarray(times) * 64).astype(int) % 64, minlength=64)
     assert counts.max() == 1
-    first = jax.vmap(lambda key: losses.stratified_times(key, jnp.arange(1), 64)[0])(jax.random.split(jax.random.key(1), 2000))
-    assert abs(float(first.mean()) - 0.5) < 5 / np.sqrt(12 * 2000) and losses.ENDS[0] <= first.min() and first.max() <= losses.ENDS[1]
+    first = jax.vmap(lambda key: losses.stratified_times(key, jnp.arange(1), 64)[0])(
+        jax.random.split(jax.random.key(1), 2000)
+    )
+    assert (
+        abs(float(first.mean()) - 0.5) < 5 / np.sqrt(12 * 2000)
+        and losses.ENDS[0] <= first.min()
+        and first.max() <= losses.ENDS[1]
+    )

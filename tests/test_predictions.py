@@ -14,7 +14,9 @@ from diffeq_gen.schedules import Cosine, Flow, at
 X0, EPS = jnp.array([1.5, -0.5]), jnp.array([0.25, 2.0])
 
 
-@pytest.mark.parametrize(("source", "target"), [*itertools.permutations([data, noise, score, v, velocity, edm(0.5)], 2)])
+@pytest.mark.parametrize(
+    ("source", "target"), [*itertools.permutations([data, noise, score, v, velocity, edm(0.5)], 2)]
+)
 def test_every_pair_converts(source, target, precision):
     p = at(Cosine(), jnp.asarray(0.3, precision))
     x0, eps = X0.astype(precision), EPS.astype(precision)
@@ -33,9 +35,14 @@ def test_v_velocity_and_edm_are_regular_at_both_ends(source, t):
     assert np.allclose(convert(a * X0 + b * EPS, z, p, source, noise), EPS)
 
 
-@pytest.mark.parametrize(("source", "target", "t", "log_snr"), [(noise, data, 1.0, "-inf"), (data, noise, 0.0, "inf"), (score, data, 0.0, "inf")])
+@pytest.mark.parametrize(
+    ("source", "target", "t", "log_snr"),
+    [(noise, data, 1.0, "-inf"), (data, noise, 0.0, "inf"), (score, data, 0.0, "inf")],
+)
 def test_singular_conversions_say_which_pair_and_where(source, target, t, log_snr):
-    with pytest.raises(ValueError, match=rf"{source.__name__} does not determine {target.__name__} here.*log_snr={log_snr}"):
+    with pytest.raises(
+        ValueError, match=rf"{source.__name__} does not determine {target.__name__} here.*log_snr={log_snr}"
+    ):
         convert(X0, X0, at(Flow(), t), source, target)
 
 

@@ -5,8 +5,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffeq_gen import clocks, schedules
-from diffeq_gen.schedules import EDM, IDDPM, VE, VP, Cosine, Flow, Laplace, Sigmoid, SubVP, Tabulated, ZeroTerminalSNR, at, checked
+from diffeq_gen import clocks
+from diffeq_gen.schedules import (
+    EDM,
+    IDDPM,
+    VE,
+    VP,
+    Cosine,
+    Flow,
+    Laplace,
+    Sigmoid,
+    SubVP,
+    Tabulated,
+    ZeroTerminalSNR,
+    at,
+    checked,
+)
 
 BETAS = np.linspace(1e-4, 0.02, 1000)
 EVERY = [Flow(), Cosine(), Cosine(1.0, -12.0, 9.0), IDDPM(), VP(), SubVP(), VE(), EDM(), Sigmoid(), Laplace(),

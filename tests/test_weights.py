@@ -57,7 +57,11 @@ def test_the_implied_weight_turns_a_plain_loss_into_a_weighted_one():
 
 
 def test_constants_are_checked():
-    for make in (lambda: weights.edm(std=0.0), lambda: weights.logit_normal(std=-1.0), lambda: weights.edm(sigma_data=0.0)):
+    for make in (
+        lambda: weights.edm(std=0.0),
+        lambda: weights.logit_normal(std=-1.0),
+        lambda: weights.edm(sigma_data=0.0),
+    ):
         with pytest.raises(ValueError, match="must be positive"):
             make()
 

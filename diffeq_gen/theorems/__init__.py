@@ -3,8 +3,8 @@
     theorem = get("ddim-is-euler");     theorem.check(cases=1_000_000, schedule=my_schedule)
     about("schedule")                   those that any schedule must satisfy
 
-`registry` says what a theorem is, `domains` where it holds, `engine` how it is searched, `rounding` what residual the
-arithmetic allows, `symbolic` how it is proven for opaque alpha(t), sigma(t).  The other files are the chapters.
+`registry` says what a theorem is, `domains` where it holds, `engine` how it is searched, `suite` which are run; what residual
+the arithmetic allows, and what is proven by algebra, is for `diffeq_gen.proof` to say.  The other files are the chapters.
 """
 
 import importlib
@@ -16,7 +16,7 @@ __all__ = ["CHAPTERS", "NearMiss", "Theorem", "Verdict", "about", "all_theorems"
 CHAPTERS = (
     "path_algebra", "schedule_algebra", "symmetries", "forward", "closed_form", "estimation", "reverse_kernels",
     "reverse", "reverse_flows", "first_order", "stochastic_steps", "edm_steps", "sampler_laws", "sampler_orders",
-    "edm_algebra", "errata", "foundations",
+    "edm_algebra", "errata",
 )  # fmt: skip
 
 for _chapter in CHAPTERS:

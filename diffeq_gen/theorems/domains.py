@@ -244,7 +244,9 @@ named_schedules = Domain("every named family of schedules", 0, lambda u, case: N
 
 def gaussians(d: int = 2) -> Domain:
     """Gaussian data in d dimensions: mean not 0, anisotropic, correlated, standard deviations from 0.1 to 5."""
-    return Domain(f"Gaussian data in {d} dimensions", 2 * d + d * d, lambda u, case: stacked(Gaussian, **_moments(u, d)))
+    return Domain(
+        f"Gaussian data in {d} dimensions", 2 * d + d * d, lambda u, case: stacked(Gaussian, **_moments(u, d))
+    )
 
 
 def _moments(u: np.ndarray, d: int) -> dict[str, np.ndarray]:
@@ -269,4 +271,8 @@ def mixtures(d: int = 2, k: int = 3) -> Domain:
 
 def empiricals(d: int = 2, n: int = 5) -> Domain:
     """The empirical measure of n points in d dimensions."""
-    return Domain(f"{n} data points in {d} dimensions", n * d, lambda u, case: stacked(Empirical, points=4 * u.reshape(-1, n, d) - 2, block=None))
+    return Domain(
+        f"{n} data points in {d} dimensions",
+        n * d,
+        lambda u, case: stacked(Empirical, points=4 * u.reshape(-1, n, d) - 2, block=None),
+    )

@@ -16,8 +16,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from diffeq_gen.proof.residual import same_structure
+from diffeq_gen.proof.rounding import as_float, given, interpret
 from diffeq_gen.theorems.domains import Domain, draw, example, scalars
-from diffeq_gen.theorems.rounding import as_float, given, interpret, same_structure
 
 __all__ = ["JUDGES", "Finding", "describe", "measure", "search", "shrink"]
 
@@ -41,7 +42,9 @@ def _equal(value: Any, radius: Any, order: float | None) -> Measured:
     sides = [[np.asarray(leaf) for leaf in jax.tree.leaves(side)] for side in (*value[:2], *radius[:2])]
     extra = [np.asarray(0.0)] * len(sides[0])
     if len(value) == 3:
-        truncation = [np.abs(size) + error for size, error in zip(*map(jax.tree.leaves, (value[2], radius[2])), strict=True)]
+        truncation = [
+            np.abs(size) + error for size, error in zip(*map(jax.tree.leaves, (value[2], radius[2])), strict=True)
+        ]
         extra = truncation if len(truncation) == len(extra) else truncation * len(extra)
     parts = []
     for left, right, e_left, e_right, more in zip(*sides, extra, strict=True):

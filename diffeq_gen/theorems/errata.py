@@ -35,7 +35,9 @@ def _flow_as_sde(nodes):
 def erratum_e1_sigma_without_alpha(rate, strength, t):
     """sigma_t^2 = alpha_t^2 int_0^t g^2/alpha^2: for f = -1/(1-t), g^2 = 2t/(1-t) it is t^2, and for constant -f and g^2 the
     variance g^2 (1 - e^{2ft})/(-2f) of Ornstein and Uhlenbeck."""
-    settled = [equations.FromSDE(lambda t: -rate + 0 * t, lambda t: strength + 0 * t, nodes=nodes) for nodes in (24, 32)]
+    settled = [
+        equations.FromSDE(lambda t: -rate + 0 * t, lambda t: strength + 0 * t, nodes=nodes) for nodes in (24, 32)
+    ]
     coarse, fine = ((_flow_as_sde(nodes)(t), one(t)) for nodes, one in zip((24, 32), settled, strict=True))
     spread = jnp.sqrt(strength * -jnp.expm1(-2 * rate * t) / (2 * rate))
     exact = (1 - t, t), (jnp.exp(-rate * t), spread)
@@ -52,7 +54,9 @@ def sigma_as_printed(rate, strength, t):
 @theorem(source="Gao et al. 2024, text of the slider, corrected", t=times)
 def erratum_e2_scale_is_a_square_root(t):
     """The flow path divided by sqrt((1-t)^2 + t^2) is variance preserving, at the same log-SNR."""
-    return families.variance_preserving(clocks.log_snr(families.Flow(), t)), tuple(x / jnp.hypot(1 - t, t) for x in (1 - t, t))
+    return families.variance_preserving(clocks.log_snr(families.Flow(), t)), tuple(
+        x / jnp.hypot(1 - t, t) for x in (1 - t, t)
+    )
 
 
 @erratum_e2_scale_is_a_square_root.near_miss

@@ -26,7 +26,12 @@ def _log_density(world, z, alpha, sigma):
         (a, b), (_, d) = alpha**2 * cov + sigma**2 * jnp.eye(2, dtype=z.dtype)
         x, y = z - alpha * mean
         det = a * d - b * b
-        return jnp.log(weight) - (d * x * x - 2 * b * x * y + a * y * y) / (2 * det) - jnp.log(det) / 2 - jnp.log(2 * jnp.pi)
+        return (
+            jnp.log(weight)
+            - (d * x * x - 2 * b * x * y + a * y * y) / (2 * det)
+            - jnp.log(det) / 2
+            - jnp.log(2 * jnp.pi)
+        )
 
     return jax.nn.logsumexp(jax.vmap(component)(world.weights, world.means, world.covs))
 

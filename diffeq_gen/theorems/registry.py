@@ -98,7 +98,9 @@ class Theorem:
         _require_variables(claim, self.domains, f"near miss {claim.__name__} of {self.name}")
         for name in witness or {}:
             if name not in self.domains:
-                raise ValueError(f"{self.name} has no variable {name!r} for a witness; it has {', '.join(self.domains)}")
+                raise ValueError(
+                    f"{self.name} has no variable {name!r} for a witness; it has {', '.join(self.domains)}"
+                )
         statement = inspect.getdoc(claim) or ""
         self.misses.append(NearMiss(_hyphens(claim), statement, claim, witness or {}, order or self.order))
         return claim
@@ -152,7 +154,7 @@ class Theorem:
 
         Raises: ImportError without sympy.
         """
-        from diffeq_gen.theorems.symbolic import Opaque, prove
+        from diffeq_gen.proof.symbolic import Opaque, prove
 
         case = {}
         for name, value in example(self.domains).items():
@@ -179,7 +181,8 @@ class Theorem:
         """Whether the near miss is false at its witness (the first case), by more than ten bounds, in one variant at least."""
         enough = 1 if self.kind == "order" else REFUTED
         return any(
-            self._search(miss.claim, miss.order, domains, cases, seed, "float64", given=miss.witness, rough=True).ratio > enough
+            self._search(miss.claim, miss.order, domains, cases, seed, "float64", given=miss.witness, rough=True).ratio
+            > enough
             for domains in self._variants({})
         )
 
@@ -266,5 +269,3 @@ def about(target: str, *, assuming: tuple[str, ...] | str = ()) -> list[Theorem]
     if target not in known:
         raise ValueError(f"theorems are about {', '.join(known)}; got {target!r}")
     return [entry for entry in _REGISTRY.values() if target in entry.targets and entry.assumes <= declared]
-
-

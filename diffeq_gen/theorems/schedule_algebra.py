@@ -158,7 +158,9 @@ def _flow(schedule, t, alpha, sigma):
 
 def _cosine(schedule, t, alpha, sigma):
     """Log-SNR is the cosine's, shifted, and cut by angles at both ends: tan(theta) = e^{shift/2} sigma/alpha."""
-    first, last = (jnp.arctan(jnp.exp((schedule.shift - end) / 2)) for end in (schedule.log_snr_max, schedule.log_snr_min))
+    first, last = (
+        jnp.arctan(jnp.exp((schedule.shift - end) / 2)) for end in (schedule.log_snr_max, schedule.log_snr_min)
+    )
     theta, root = first + t * (last - first), jnp.exp(schedule.shift / 2)
     return (alpha**2 + sigma**2, root * sigma * jnp.cos(theta)), (1.0 + 0 * t, alpha * jnp.sin(theta))
 
@@ -361,7 +363,9 @@ def zero_terminal_snr(schedule, x0, eps, t):
     rescaled = families.ZeroTerminalSNR(schedule)
     first, last = at(rescaled, zero), at(rescaled, one)
     # 1 - alpha, without loss of digits, from log-SNR alone
-    lost, lost_first, lost_last = (-jnp.expm1(-jax.nn.softplus(-clocks.log_snr(schedule, s)) / 2) for s in (t, zero, one))
+    lost, lost_first, lost_last = (
+        -jnp.expm1(-jax.nn.softplus(-clocks.log_snr(schedule, s)) / 2) for s in (t, zero, one)
+    )
     (alpha, sigma), kept = rescaled(t), schedule(zero)[0]
     gone = lost_first + kept * (lost - lost_first) / (lost_last - lost_first)
     a, b = predictions.v(last)
@@ -383,4 +387,6 @@ def shift_without_scale(schedule, x0, eps, t):
 def squares_rescaled(schedule, x0, eps, t):
     """alpha'^2, and not alpha', affine in the old one."""
     squares = [schedule(s)[0] ** 2 for s in (t, 0 * t, 1.0 + 0 * t)]
-    return families.ZeroTerminalSNR(schedule)(t)[0] ** 2, squares[1] * (squares[0] - squares[2]) / (squares[1] - squares[2])
+    return families.ZeroTerminalSNR(schedule)(t)[0] ** 2, squares[1] * (squares[0] - squares[2]) / (
+        squares[1] - squares[2]
+    )

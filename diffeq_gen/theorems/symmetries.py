@@ -1,9 +1,9 @@
 """Chapter 1, symmetries: what a change of scale, of clock, of the unit of the data, or of its axes does to a diffusion.
 
-    (alpha, sigma, z) -> kappa (alpha, sigma, z):    u -> kappa u + kappa' z,   score -> score/kappa,   lambda, x0_hat stay
-    t = tau(r):                                      f, g^2, u -> tau' times them
-    x0 -> c x0:                                      lambda -> lambda + 2 log c
-    x0 -> Q x0 + b:                                  score -> Q score at Q z + alpha b
+(alpha, sigma, z) -> kappa (alpha, sigma, z):    u -> kappa u + kappa' z,   score -> score/kappa,   lambda, x0_hat stay
+t = tau(r):                                      f, g^2, u -> tau' times them
+x0 -> c x0:                                      lambda -> lambda + 2 log c
+x0 -> Q x0 + b:                                  score -> Q score at Q z + alpha b
 """
 
 import jax.numpy as jnp

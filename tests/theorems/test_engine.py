@@ -8,7 +8,18 @@ import pytest
 from diffeq_gen import schedules as families
 from diffeq_gen.schedules import at
 from diffeq_gen.theorems import engine, registry
-from diffeq_gen.theorems.domains import Arbitrary, draw, earlier, example, log_snrs, positive, scalars, schedules, times, vectors
+from diffeq_gen.theorems.domains import (
+    Arbitrary,
+    draw,
+    earlier,
+    example,
+    log_snrs,
+    positive,
+    scalars,
+    schedules,
+    times,
+    vectors,
+)
 from diffeq_gen.theorems.registry import theorem
 
 
@@ -129,7 +140,11 @@ def test_orders_are_slopes_and_the_next_order_is_refuted(blank):
 def test_truncation_widens_the_bound_by_what_it_says(blank):
     def claim(x, y):
         """exp x by six terms, with the seventh as the truncation."""
-        return sum(x**k / float(np.prod(range(1, k + 1)) or 1) for k in range(7)), jnp.exp(x), jnp.abs(x) ** 7 / 5040 * 3
+        return (
+            sum(x**k / float(np.prod(range(1, k + 1)) or 1) for k in range(7)),
+            jnp.exp(x),
+            jnp.abs(x) ** 7 / 5040 * 3,
+        )
 
     assert plant(claim).check(precisions=("float64",))
 
@@ -173,7 +188,9 @@ def test_about_hands_out_only_what_must_hold(blank):
 
 
 def test_domains_reach_their_corners():
-    case = draw({"t": times, "s": earlier("t"), "value": log_snrs, "x": vectors(2), "scale": positive("k", 0.1, 10.0)}, 4000, 0)
+    case = draw(
+        {"t": times, "s": earlier("t"), "value": log_snrs, "x": vectors(2), "scale": positive("k", 0.1, 10.0)}, 4000, 0
+    )
     assert case["t"].min() == 1e-6 and case["t"].max() == 1 - 1e-6 and np.all(case["s"] < case["t"])
     assert (case["value"].min(), case["value"].max()) == (-40.0, 40.0)
     assert (case["t"] - case["s"]).min() < 1e-9 and (case["s"] / case["t"]).min() <= 1e-6
@@ -191,7 +208,9 @@ def test_the_random_schedule_is_a_schedule_up_to_forty():
     with jax.enable_x64(True):
         points = jax.vmap(lambda schedule: jax.vmap(lambda t: at(schedule, t))(grid))(build)
         assert isinstance(build, Arbitrary) and bool(jnp.all(points.log_snr_dot < 0))
-        assert bool(jnp.all(points.alpha > 0) & jnp.all(points.sigma > 0)) and float(jnp.max(jnp.abs(points.log_snr))) > 30
+        assert (
+            bool(jnp.all(points.alpha > 0) & jnp.all(points.sigma > 0)) and float(jnp.max(jnp.abs(points.log_snr))) > 30
+        )
 
 
 def test_describe_prints_pasteable_values():

@@ -62,7 +62,9 @@ def test_training_learns_something(tmp_path):
 def test_any_schedule_can_sample_a_network_and_shapes_are_kept(whole):
     _, run = whole
     for make in (samplers.ddim, samplers.ddpm, samplers.heun, samplers.edm):
-        x = draw(jax.random.key(0), run.denoise, run.schedule, (3, 8, 8, 1), steps=4, sampler=make(run.denoise, run.schedule))
+        x = draw(
+            jax.random.key(0), run.denoise, run.schedule, (3, 8, 8, 1), steps=4, sampler=make(run.denoise, run.schedule)
+        )
         assert x.shape == (3, 8, 8, 1) and x.dtype == jnp.float32 and bool(jnp.all(jnp.isfinite(x)))
     assert run.denoise(jnp.zeros((8, 8, 1)), jnp.float32(0.5)).shape == (8, 8, 1)
 
@@ -85,7 +87,9 @@ def test_a_folder_of_another_run_is_refused(whole):
 
 def test_damage_is_named(tmp_path):
     fit(dataclasses.replace(SMALL, steps=1), tmp_path)
-    state = next(path for path in tmp_path.rglob("*") if path.is_file() and "ocdbt" in str(path) and path.stat().st_size > 2000)
+    state = next(
+        path for path in tmp_path.rglob("*") if path.is_file() and "ocdbt" in str(path) and path.stat().st_size > 2000
+    )
     state.write_bytes(state.read_bytes()[:100])
     with pytest.raises(ValueError, match=r"checkpoint .* is damaged or of another network"):
         restore(tmp_path)
@@ -121,5 +125,7 @@ def test_configurations_are_checked(options, message):
 def test_distances_on_what_is_known():
     x = np.random.default_rng(0).standard_normal((400, 5))
     assert sliced_wasserstein(x, x[::-1]) < 1e-12
-    assert np.isclose(sliced_wasserstein(x, x + np.array([2.0, 0, 0, 0, 0]), directions=4000), 2 / np.sqrt(5), rtol=0.03)
+    assert np.isclose(
+        sliced_wasserstein(x, x + np.array([2.0, 0, 0, 0, 0]), directions=4000), 2 / np.sqrt(5), rtol=0.03
+    )
     assert np.allclose(nearest(x[:3] + 0.01, x), 0.01)

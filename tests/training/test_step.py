@@ -27,13 +27,18 @@ def objective(key, params, x0, indices, total):
 @pytest.fixture
 def start():
     shapes = {"in": (3, 16), "time": (16,), "out": (16, 3)}
-    params = {name: jax.random.normal(jax.random.key(i), shape, jnp.float64) / 2 for i, (name, shape) in enumerate(shapes.items())}
+    params = {
+        name: jax.random.normal(jax.random.key(i), shape, jnp.float64) / 2
+        for i, (name, shape) in enumerate(shapes.items())
+    }
     x0 = jax.random.normal(jax.random.key(1), (4 * DEVICES, 3), jnp.float64) * jnp.arange(1.0, 4.0)[None] + 1
     return initial(jax.random.key(2), params, optax.sgd(RATE)), x0
 
 
 def distance(one, other):
-    return max(float(jnp.max(jnp.abs(a - b))) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
+    return max(
+        float(jnp.max(jnp.abs(a - b))) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    )
 
 
 def bound(state, other):
@@ -54,7 +59,9 @@ def test_pmap_on_eight_devices_is_one_device_on_the_whole_batch(start):
     assert jax.local_device_count() >= DEVICES
     whole, metrics = jax.jit(update(objective, optax.sgd(RATE)))(state, x0)
     split, same = parallel(objective, optax.sgd(RATE), devices=jax.local_devices()[:DEVICES])(state, x0)
-    assert 0 < distance(whole.params, split.params) + 1e-300 and distance(whole.params, split.params) <= bound(state, whole)
+    assert 0 < distance(whole.params, split.params) + 1e-300 and distance(whole.params, split.params) <= bound(
+        state, whole
+    )
     assert distance(whole.ema, split.ema) <= bound(state, whole)
     np.testing.assert_allclose(same["loss"], metrics["loss"], rtol=32 * 64 * np.finfo(np.float64).eps)
     assert int(split.step) == 1 and split.params.keys() == state.params.keys()
@@ -90,7 +97,9 @@ def summed_gradient(state, x0):
 def same_noise_everywhere(state, x0):
     """Every device draws the noise of the first."""
     key = jax.random.fold_in(state.key, state.step)
-    slope = jax.grad(lambda params: objective(key, params, x0, jnp.arange(x0.shape[0]), DEVICES * x0.shape[0]))(state.params)
+    slope = jax.grad(lambda params: objective(key, params, x0, jnp.arange(x0.shape[0]), DEVICES * x0.shape[0]))(
+        state.params
+    )
     slope = jax.lax.pmean(slope, "batch")
     return state._replace(params=jax.tree.map(lambda p, g: p - RATE * g, state.params, slope)), {}
 

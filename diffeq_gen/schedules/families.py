@@ -1,88 +1,19 @@
-"""A schedule is a function t -> (alpha, sigma): how much data and how much noise a sample carries at time t.
+"""The families of the literature, each in the form that keeps its digits at both ends: sigma near t = 0, alpha near t = 1.
 
-    z = alpha(t) x0 + sigma(t) eps,      lambda(t) = log(alpha^2 / sigma^2) decreasing in t
+    Flow  Cosine  IDDPM  VP  SubVP  VE  EDM  Sigmoid  Laplace:        t -> (alpha, sigma)
 
-Any function will do; its slopes are one `jvp` (see `at`).  The families of the literature stand below, each in the form
-that keeps its digits at both ends: sigma near t = 0, alpha near t = 1.  Where log-SNR or its inverse has a closed form,
-the family carries it as ``log_snr(t)`` and ``time_at(log_snr)``; `clocks` derives both for the rest.
+Where log-SNR or its inverse has a closed form, the family carries it as ``log_snr(t)`` and ``time_at(log_snr)``.
 """
 
 import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from diffeq_gen.types import Point, Schedule, Time, pytree, require
+from diffeq_gen.schedules.reading import variance_preserving
+from diffeq_gen.types import Time, pytree, require
 
-__all__ = [
-    "EDM",
-    "IDDPM",
-    "VE",
-    "VP",
-    "Cosine",
-    "Flow",
-    "Laplace",
-    "Sigmoid",
-    "SubVP",
-    "Tabulated",
-    "ZeroTerminalSNR",
-    "at",
-    "checked",
-    "variance_preserving",
-]
-
-
-def at(schedule: Schedule, t: Time) -> Point:
-    """The point (t, alpha, sigma, d alpha/dt, d sigma/dt): a schedule and its slopes, by one jvp.
-
-    Raises: TypeError where the object is no schedule; ValueError where t is outside [0, 1], or alpha or sigma is
-    negative or nan there.
-    Theorems: slopes-are-derivatives, schedule-rescaling-invariance, time-reparametrisation.
-    """
-    t = jnp.asarray(t, jnp.result_type(t, float)) if jnp.issubdtype(jnp.result_type(t), jnp.integer) else jnp.asarray(t)
-    require(lambda t: (t >= 0) & (t <= 1), "t must lie in [0, 1]", t=t)
-    (alpha, sigma), (alpha_dot, sigma_dot) = jax.jvp(lambda t: _pair(schedule, t), (t,), (jnp.ones_like(t),))
-    require(lambda alpha, sigma, t: (alpha >= 0) & (sigma >= 0), "alpha and sigma must be non-negative",
-            alpha=alpha, sigma=sigma, t=t)  # fmt: skip
-    return Point(t, alpha, sigma, alpha_dot, sigma_dot)
-
-
-def _pair(schedule: Schedule, t: Time) -> tuple[jax.Array, jax.Array]:
-    if not callable(schedule):
-        raise TypeError(f"a schedule is a function t -> (alpha, sigma), got {schedule!r}")
-    value = schedule(t)
-    if not isinstance(value, tuple) or len(value) != 2:
-        raise TypeError(f"a schedule must return the pair (alpha, sigma), got {value!r} from {schedule!r}")
-    return jnp.asarray(value[0]), jnp.asarray(value[1])
-
-
-def checked(schedule: Schedule, *, steps: int = 256) -> Schedule:
-    """The same schedule, after reading it on a grid: 0 < alpha, sigma < inf and log-SNR decreasing inside (0, 1).
-
-    Raises: TypeError where it is no schedule; ValueError naming the first time at which it fails, and the values there.
-    """
-    times = jnp.arange(1, steps) / steps
-    p = jax.vmap(lambda t: at(schedule, t))(times)
-    for name in ("alpha", "sigma"):
-        value = getattr(p, name).reshape(steps - 1, -1)
-        for i in np.flatnonzero(~np.all(np.isfinite(value) & (value > 0), axis=1)):
-            raise ValueError(f"{name} must be positive and finite, got {name}={value[i, 0]} at t={times[i]}")
-    log_snr = np.reshape(p.log_snr, (steps - 1, -1))
-    for i in np.flatnonzero(np.any(np.diff(log_snr, axis=0) >= 0, axis=1)):
-        raise ValueError(
-            f"log-SNR must decrease in t, got {log_snr[i, 0]} at t={times[i]} and {log_snr[i + 1, 0]} at t={times[i + 1]}"
-        )
-    return schedule
-
-
-def variance_preserving(log_snr: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """alpha^2 = sigmoid(lambda), sigma^2 = sigmoid(-lambda): the point of log-SNR lambda with alpha^2 + sigma^2 = 1.
-
-    Never 1 - alpha^2, which has no digits left from lambda = 16 (float32) or 36 (float64) on.
-    Theorems: lambda-parametrisations.
-    """
-    return jnp.exp(-jax.nn.softplus(-log_snr) / 2), jnp.exp(-jax.nn.softplus(log_snr) / 2)
+__all__ = ["EDM", "IDDPM", "VE", "VP", "Cosine", "Flow", "Laplace", "Sigmoid", "SubVP"]
 
 
 @pytree
@@ -394,88 +325,6 @@ class Laplace:
         return jnp.where(u > 0, tail, 1 - tail)
 
 
-@pytree
-class Tabulated:
-    """The schedule of a trained discrete model: log-SNR linear between knots t_i = i / (n - 1), alpha^2 + sigma^2 = 1.
-
-    `log_snrs` are the n values on the knots, decreasing; alpha and sigma are exact there.
-    Raises: ValueError where fewer than two knots are given, or they are not finite and decreasing.
-    Theorems: tabulated-is-exact-on-knots.
-    """
-
-    log_snrs: jax.Array
-
-    def __post_init__(self) -> None:
-        require(_falls, "log_snrs must be a finite, decreasing sequence of at least two values", log_snrs=self.log_snrs)
-
-    @staticmethod
-    def from_alphas_cumprod(alphas_cumprod: jax.Array) -> "Tabulated":
-        """From abar_i = alpha_i^2 in (0, 1), decreasing: lambda_i = log abar_i - log(1 - abar_i), in float64.
-
-        Raises: ValueError where a value lies outside (0, 1); a model with zero terminal SNR is `ZeroTerminalSNR`.
-        """
-        abar = np.asarray(alphas_cumprod, np.float64)
-        require(lambda abar: (abar > 0) & (abar < 1), "alphas_cumprod must lie in (0, 1)", alphas_cumprod=abar)
-        return Tabulated(np.log(abar) - np.log1p(-abar))
-
-    @staticmethod
-    def from_betas(betas: jax.Array) -> "Tabulated":
-        """From beta_i in (0, 1): log abar = cumulative sum of log1p(-beta), 1 - abar = -expm1(log abar), in float64.
-
-        Never 1 - cumprod(1 - beta): in float32 that is wrong by 1.7e-4 of sigma^2 at the first knot of DDPM's betas.
-        Raises: ValueError where a value lies outside (0, 1).
-        """
-        beta = np.asarray(betas, np.float64)
-        require(lambda beta: (beta > 0) & (beta < 1), "betas must lie in (0, 1)", betas=beta)
-        log_abar = np.cumsum(np.log1p(-beta))
-        return Tabulated(log_abar - np.log(-np.expm1(log_abar)))
-
-    def __call__(self, t: Time) -> tuple[jax.Array, jax.Array]:
-        return variance_preserving(self.log_snr(t))
-
-    def log_snr(self, t: Time) -> jax.Array:
-        """(1 - w) lambda_i + w lambda_{i+1} between knots i and i + 1."""
-        t = jnp.asarray(t)
-        knots = jnp.asarray(self.log_snrs, t.dtype)
-        place = t * (knots.size - 1)
-        i = jnp.clip(jnp.floor(place).astype(jnp.int32), 0, knots.size - 2)
-        w = place - i.astype(t.dtype)
-        return (1 - w) * knots[i] + w * knots[i + 1]
-
-    def time_at(self, log_snr: jax.Array) -> jax.Array:
-        """The inverse, linear between the knots that enclose log_snr."""
-        log_snr = jnp.asarray(log_snr)
-        knots = jnp.asarray(self.log_snrs, log_snr.dtype)
-        i = jnp.clip(jnp.searchsorted(-knots, -log_snr, side="right") - 1, 0, knots.size - 2)
-        return (i.astype(log_snr.dtype) + (knots[i] - log_snr) / (knots[i] - knots[i + 1])) / (knots.size - 1)
-
-
-@pytree
-class ZeroTerminalSNR:
-    """alpha' = (alpha - alpha(1)) alpha(0) / (alpha(0) - alpha(1)), sigma'^2 = 1 - alpha'^2.  Lin et al. 2024, Algorithm 1.
-
-    For a variance-preserving `schedule`: alpha(0) is kept, SNR at t = 1 becomes exactly 0.  1 - alpha is read off as
-    sigma^2 / (1 + alpha), so that sigma' keeps its digits as t -> 0.
-    Theorems: zero-terminal-snr.
-    """
-
-    schedule: Schedule
-
-    def __call__(self, t: Time) -> tuple[jax.Array, jax.Array]:
-        t = jnp.asarray(t)
-        alpha, sigma = self.schedule(t)
-        first, sigma_0 = self.schedule(jnp.zeros_like(t))
-        last, _ = self.schedule(jnp.ones_like(t))
-        alpha_prime = first * (alpha - last) / (first - last)
-        lost = (first * sigma**2 / (1 + alpha) - last * sigma_0**2 / (1 + first)) / (first - last)
-        return alpha_prime, jnp.sqrt(lost * (1 + alpha_prime))
-
-
 def _require_sigmas(sigma_min: float, sigma_max: float) -> None:
     require(lambda low: low > 0, "sigma_min must be positive", sigma_min=sigma_min)
     require(lambda low, high: low < high, "sigma_max must exceed sigma_min", sigma_min=sigma_min, sigma_max=sigma_max)
-
-
-def _falls(log_snrs: jax.Array) -> bool:
-    values = np.asarray(log_snrs)
-    return values.ndim == 1 and values.size > 1 and bool(np.all(np.isfinite(values)) and np.all(np.diff(values) < 0))

@@ -11,7 +11,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.scipy import linalg
 
-from diffeq_gen.theorems.rounding import bounded, primitives
+from diffeq_gen.proof.rounding import bounded, primitives
 
 
 def floored(x: jax.Array) -> jax.Array:

@@ -16,11 +16,23 @@ from typing import Any
 import jax
 from jax import lax
 
-from diffeq_gen.theorems.either import either as jnp
-from diffeq_gen.theorems.rounding_arrays import finite
-from diffeq_gen.theorems.rounding_rules import Ball, radius_of, tiny, unit
+from diffeq_gen.proof.either import either as jnp
+from diffeq_gen.proof.rounding_arrays import finite
+from diffeq_gen.proof.rounding_rules import Ball, radius_of, tiny, unit
 
-__all__ = ["LINEAR", "linear_solve"]
+__all__ = [
+    "LINEAR",
+    "cholesky",
+    "eigh",
+    "eye_like",
+    "inverse",
+    "linear_solve",
+    "lu",
+    "norm",
+    "room",
+    "triangular_solve",
+    "turn",
+]
 
 RESERVE = 2.0
 

@@ -11,8 +11,9 @@ import pytest
 from jax import lax
 from jax.scipy import linalg, special
 
-from diffeq_gen.theorems.rounding import Residual, bounded, residual
-from diffeq_gen.theorems.rounding_rules import UNARY
+from diffeq_gen.proof.residual import Residual, residual
+from diffeq_gen.proof.rounding import bounded
+from diffeq_gen.proof.rounding_rules import UNARY
 
 CASES = 4000
 PI = 3.141592653589793

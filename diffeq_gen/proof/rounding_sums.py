@@ -15,12 +15,28 @@ import jax
 import numpy as np
 from jax import lax
 
-from diffeq_gen.theorems.either import apply as apply_primitive
-from diffeq_gen.theorems.either import either as jnp
-from diffeq_gen.theorems.rounding_arrays import Rule, finite, integers, lost, undecided
-from diffeq_gen.theorems.rounding_rules import Ball, add, is_float, mul, radius_of, tiny, unit
+from diffeq_gen.proof.either import apply as apply_primitive
+from diffeq_gen.proof.either import either as jnp
+from diffeq_gen.proof.rounding_arrays import Rule, finite, integers, lost, undecided
+from diffeq_gen.proof.rounding_rules import Ball, add, is_float, mul, radius_of, tiny, unit
 
-__all__ = ["SUMS"]
+__all__ = [
+    "SUMS",
+    "any_undecided",
+    "bilinear",
+    "contracted",
+    "cumulative",
+    "extreme",
+    "horner",
+    "product",
+    "reduce_prod",
+    "reduce_sum",
+    "scatter_add",
+    "sort",
+    "top",
+    "window",
+    "winner",
+]
 
 # --- reductions ----------------------------------------------------------------------------------------------------
 

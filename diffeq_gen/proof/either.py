@@ -11,7 +11,7 @@ import jax
 import jax.numpy
 import numpy as np
 
-from diffeq_gen.theorems.known import ELEMENTWISE, FLOAT, KNOWN
+from diffeq_gen.proof.known import ELEMENTWISE, FLOAT, KNOWN
 
 __all__ = ["apply", "either", "is_traced"]
 
@@ -31,7 +31,9 @@ class _Either:
 
     def asarray(self, value: Any, dtype: Any = None) -> Any:
         """Arrays stay where they are; keys and numbers become arrays."""
-        if isinstance(value, jax.core.Tracer) or jax.numpy.issubdtype(getattr(value, "dtype", None), jax.dtypes.extended):
+        if isinstance(value, jax.core.Tracer) or jax.numpy.issubdtype(
+            getattr(value, "dtype", None), jax.dtypes.extended
+        ):
             return value if dtype is None else value.astype(dtype)
         return np.asarray(value, dtype)
 
@@ -45,12 +47,11 @@ def _by_operands(known: Callable, traced: Callable) -> Callable:
 
 def is_traced(operands: Any) -> bool:
     """Whether any operand, or any member of a list of operands, is a tracer."""
-    return any(
-        isinstance(x, jax.core.Tracer) or (isinstance(x, list | tuple) and is_traced(x)) for x in operands
-    )
+    return any(isinstance(x, jax.core.Tracer) or (isinstance(x, list | tuple) and is_traced(x)) for x in operands)
 
 
 either: Any = _Either()
+
 
 def apply(primitive: Any, *operands: Any, **params: Any) -> Any:
     """The primitive on its operands: by numpy where they are known and `known` has it, else by jax itself."""

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import sympy as sp
 
-from diffeq_gen.theorems.algebra import choose
+from diffeq_gen.proof.algebra import choose
 
 __all__ = ["constant", "interpret"]
 

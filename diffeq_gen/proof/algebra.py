@@ -15,7 +15,7 @@ from typing import Any
 import sympy as sp
 from sympy.polys.fields import sfield
 
-from diffeq_gen.theorems.exponents import coordinates, terms, turns
+from diffeq_gen.proof.exponents import coordinates, terms, turns
 
 __all__ = ["Impossible", "Restart", "Split", "Tower", "choose"]
 

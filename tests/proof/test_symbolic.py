@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from diffeq_gen import clocks, paths, predictions, schedules
-from diffeq_gen.theorems.symbolic import Opaque, opaque_denoiser, opaque_function, prove
+from diffeq_gen.proof.symbolic import Opaque, opaque_denoiser, opaque_function, prove
 from diffeq_gen.types import Point
 
 ANYWHERE = Point(0.5, 0.5, 0.5, 0.5, 0.5)
@@ -135,7 +135,7 @@ def test_pi_is_pi_only_when_it_is_pi():
 def test_constants_are_read_as_written():
     import sympy
 
-    from diffeq_gen.theorems.tracing import constant
+    from diffeq_gen.proof.tracing import constant
 
     pi, rational = sympy.pi, sympy.Rational
     meant = {0.5: rational(1, 2), 0.1: rational(1, 10), 1 / 3: rational(1, 3), math.pi: pi, 2 / math.pi: 2 / pi}

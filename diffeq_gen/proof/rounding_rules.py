@@ -17,9 +17,51 @@ import jax
 import numpy as np
 from jax import lax
 
-from diffeq_gen.theorems.either import either as jnp
+from diffeq_gen.proof.either import either as jnp
 
-__all__ = ["BINARY", "UNARY", "Ball", "Unary", "local", "overlap", "radius_of", "settle", "tiny", "unit"]
+__all__ = [
+    "BINARY",
+    "UNARY",
+    "Ball",
+    "Unary",
+    "absolute",
+    "add",
+    "asin_amplification",
+    "atan2",
+    "atanh_ulps",
+    "below",
+    "cosh_amplification",
+    "div",
+    "erf_inv_amplification",
+    "exp2_amplification",
+    "exp_amplification",
+    "few",
+    "grow",
+    "is_float",
+    "larger",
+    "lgamma_amplification",
+    "local",
+    "log1p_ulps",
+    "log_ulps",
+    "logistic_amplification",
+    "mul",
+    "overlap",
+    "power",
+    "power_of_two",
+    "radius_of",
+    "ratio",
+    "remainder",
+    "settle",
+    "smaller",
+    "sqrt_amplification",
+    "successor",
+    "tan_amplification",
+    "tanh_amplification",
+    "tiny",
+    "total",
+    "unary",
+    "unit",
+]
 
 
 class Ball(NamedTuple):

@@ -15,7 +15,7 @@ from typing import Any
 import mpmath
 import sympy as sp
 
-from diffeq_gen.theorems.algebra import Impossible, Restart, Split, Tower, choose
+from diffeq_gen.proof.algebra import Impossible, Restart, Split, Tower, choose
 
 __all__ = ["decide"]
 

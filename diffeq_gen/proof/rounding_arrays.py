@@ -13,11 +13,30 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffeq_gen.theorems.either import apply as apply_primitive
-from diffeq_gen.theorems.either import either as jnp
-from diffeq_gen.theorems.rounding_rules import Ball, is_float, larger, overlap, radius_of, smaller, tiny, unit
+from diffeq_gen.proof.either import apply as apply_primitive
+from diffeq_gen.proof.either import either as jnp
+from diffeq_gen.proof.rounding_rules import Ball, is_float, larger, overlap, radius_of, smaller, tiny, unit
 
-__all__ = ["ARRAYS"]
+__all__ = [
+    "ARRAYS",
+    "choose",
+    "clamp",
+    "compare",
+    "convert",
+    "finite",
+    "integers",
+    "is_finite",
+    "lost",
+    "move",
+    "moves",
+    "narrow",
+    "same",
+    "scatter",
+    "sign",
+    "steps",
+    "take",
+    "undecided",
+]
 
 Rule = Callable[..., Sequence[jax.Array | None]]
 

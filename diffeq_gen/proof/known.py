@@ -108,8 +108,17 @@ def _iota(*, dtype: Any, shape: Sequence[int], dimension: int, **_: Any) -> Arra
 
 
 def _pad(x: Array, value: Array, *, padding_config: Sequence[tuple[int, int, int]], **_: Any) -> Array:
-    out = np.full([lo + hi + n + max(n - 1, 0) * gap for n, (lo, hi, gap) in zip(x.shape, padding_config, strict=True)], value, x.dtype)
-    out[tuple(slice(lo, lo + (n - 1) * (gap + 1) + 1, gap + 1) for n, (lo, _, gap) in zip(x.shape, padding_config, strict=True))] = x
+    out = np.full(
+        [lo + hi + n + max(n - 1, 0) * gap for n, (lo, hi, gap) in zip(x.shape, padding_config, strict=True)],
+        value,
+        x.dtype,
+    )
+    out[
+        tuple(
+            slice(lo, lo + (n - 1) * (gap + 1) + 1, gap + 1)
+            for n, (lo, _, gap) in zip(x.shape, padding_config, strict=True)
+        )
+    ] = x
     return out
 
 

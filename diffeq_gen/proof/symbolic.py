@@ -163,7 +163,7 @@ def _judge() -> Any:
         import sympy  # noqa: F401
     except ImportError as missing:
         raise ImportError("symbolic proofs need sympy: pip install 'diffeq-gen[prove]'") from missing
-    from diffeq_gen.theorems import deciding
+    from diffeq_gen.proof import deciding
 
     return deciding
 
@@ -231,7 +231,7 @@ def _read(traced: _Traced) -> tuple[list[Any], list[Any], list[Any], set[Any]]:
     """(lefts, rights, facts, symbols in (0, 1)), all as sympy expressions."""
     import sympy
 
-    from diffeq_gen.theorems.tracing import interpret
+    from diffeq_gen.proof.tracing import interpret
 
     operands, unit = [], set()
     for path, shape in traced.paths:
