@@ -1,0 +1,86 @@
+"""The sampler of Karras et al.: where its noise acts, where it stops, and what the model is asked."""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffeq_gen.clocks import log_snr
+from diffeq_gen.samplers import edm, law
+from diffeq_gen.schedules import EDM, VE, VP, Cosine, Flow
+
+X0 = np.array([1.5, -0.25])
+Z = np.array([0.3, 2.0])
+
+
+def known(z, t):
+    return jnp.asarray(X0, z.dtype)
+
+
+def step(sampler, t, s, noise=0.0, dtype="float64"):
+    noise = jnp.full((1, 2), noise, dtype)
+    return sampler.step(noise, (), jnp.asarray(Z, dtype), jnp.asarray(t, dtype), jnp.asarray(s, dtype))[0]
+
+
+@pytest.mark.parametrize("schedule", [Flow(), Cosine(), VP()], ids=repr)
+@pytest.mark.parametrize("s_churn", [0.0, 0.3])
+def test_the_step_to_pure_data_returns_the_denoised(schedule, s_churn):
+    end = step(edm(known, schedule, s_churn=s_churn), 0.4, 0.0, noise=2.0)
+    np.testing.assert_allclose(end, schedule(jnp.asarray(0.0))[0] * X0, rtol=1e-13)
+
+
+def test_noise_acts_inside_the_window_only():
+    """sigma/alpha of the flow is 1 at t = 1/2; the ends of the window belong to it."""
+    still = step(edm(known, Flow()), 0.5, 0.3)
+    for window in ({"s_min": 1.1}, {"s_max": 0.9}):
+        np.testing.assert_array_equal(step(edm(known, Flow(), s_churn=0.2, **window), 0.5, 0.3, noise=2.0), still)
+    for window in ({"s_min": 1.0}, {"s_max": 1.0}, {}):
+        assert np.all(step(edm(known, Flow(), s_churn=0.2, **window), 0.5, 0.3, noise=2.0) != still)
+
+
+def test_churn_is_shared_by_the_steps_and_has_a_ceiling():
+    def moved(**options):
+        return np.asarray(step(edm(known, Flow(), **options), 0.5, 0.3, noise=2.0))
+
+    np.testing.assert_array_equal(moved(s_churn=2.0, steps=10), moved(s_churn=0.2, steps=1))
+    np.testing.assert_array_equal(moved(s_churn=1e9), moved(s_churn=math.sqrt(2) - 1))
+    assert np.all(moved(s_churn=0.41) != moved(s_churn=1e9))
+
+
+@pytest.mark.parametrize("schedule", [Cosine(), EDM(), VE()], ids=repr)
+def test_the_model_is_asked_at_the_level_that_the_noise_was_raised_to(schedule):
+    asked = []
+
+    def denoise(z, t):
+        asked.append(float(log_snr(schedule, t)))
+        return known(z, t)
+
+    step(edm(denoise, schedule, s_churn=0.25), 0.5, 0.3)
+    expected = [float(log_snr(schedule, 0.5)) - 2 * math.log(1.25), float(log_snr(schedule, 0.3))]
+    np.testing.assert_allclose(asked, expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize(("s_noise", "keeps"), [(1.0, True), (1.02, False), (0.0, False)])
+def test_marginals_are_kept_by_unit_noise_only(s_noise, keeps):
+    times = jnp.array([0.8, 0.6, 0.4])
+    (alpha, sigma), (alpha_end, sigma_end) = Cosine()(times[0]), Cosine()(times[-1])
+    sampler = edm(known, Cosine(), steps=2, s_churn=0.5, s_noise=s_noise)
+    mean, cov = law(sampler, alpha * X0, sigma**2 * jnp.eye(2), times)
+    np.testing.assert_allclose(mean, alpha_end * X0, rtol=1e-10)
+    assert np.allclose(np.diag(cov), sigma_end**2, rtol=1e-10) == keeps
+
+
+def test_it_has_no_value_at_pure_noise_as_it_says():
+    assert not np.any(np.isfinite(step(edm(known, Flow()), 1.0, 0.5)))
+
+
+@pytest.mark.parametrize("t", [0.001, 0.5, 0.99])
+@pytest.mark.parametrize("s_churn", [0.0, 0.01])
+def test_a_step_of_one_ulp_is_finite_in_both_precisions(t, s_churn, precision):
+    t = np.asarray(t, precision)
+    s = np.nextafter(t, np.asarray(0, precision))
+    moved = step(edm(known, Flow(), s_churn=s_churn), t, s, 1.0, precision)
+    assert moved.dtype == precision and np.all(np.isfinite(moved))
+    if not s_churn:
+        assert np.all(np.abs(moved - Z) < 1e3 * np.sqrt(np.finfo(precision).eps))
