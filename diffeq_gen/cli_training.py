@@ -20,7 +20,7 @@ import tyro
 
 from diffeq_gen.types import Denoiser, Sampler, Schedule
 
-__all__ = ["SAMPLERS", "evaluate", "plot", "progress", "sample", "train", "write_json"]
+__all__ = ["SAMPLERS", "evaluate", "history", "plot", "progress", "sample", "train", "write_json"]
 
 
 RUN = Path("run")
@@ -151,7 +151,7 @@ def evaluate(
     _positive(images=images, samples=samples, steps=steps, ode_steps=ode_steps)
     run = training.restore(folder)
     result = training.evaluate(
-        run, jax.random.key(seed), images=images, samples=samples, steps=steps, ode_steps=ode_steps
+        jax.random.key(seed), run, images=images, samples=samples, steps=steps, ode_steps=ode_steps
     )
     write_json(folder / "evaluation.json", result)
     held_out = run.dataset.scaled(run.dataset.held_out[:64])

@@ -17,7 +17,7 @@ from diffeq_gen.types import Point, Sample, require
 UNRESOLVED = 256
 """Ulps of alpha and sigma within which two points count as one."""
 
-__all__ = ["bridge", "eta_overshoot", "gap", "perturb", "renoise", "transition"]
+__all__ = ["bridge", "eta_overshoot", "gap", "perturb", "renoise", "require_same_shape", "transition"]
 
 
 def perturb(x0: Sample, eps: Sample, p: Point) -> Sample:

@@ -49,12 +49,14 @@ class SchedulePlugin:
     @pytest.hookimpl(hookwrapper=True)
     def pytest_collection_modifyitems(self, session: pytest.Session, items: list[pytest.Item]) -> Iterator[None]:
         """The laws stand in front of the user's own tests."""
-        collector = Laws.from_parent(session, name="diffeq_gen", nodeid="diffeq_gen")
-        items[:0] = [Law.from_parent(collector, name=entry.name, theorem=entry, plugin=self) for entry in self.theorems]
+        collector = _Laws.from_parent(session, name="diffeq_gen", nodeid="diffeq_gen")
+        items[:0] = [
+            _Law.from_parent(collector, name=entry.name, theorem=entry, plugin=self) for entry in self.theorems
+        ]
         yield
 
 
-class Laws(pytest.Collector):
+class _Laws(pytest.Collector):
     """The node that the laws hang from."""
 
     def collect(self) -> list[pytest.Item]:
@@ -62,7 +64,7 @@ class Laws(pytest.Collector):
         return []
 
 
-class Law(pytest.Item):
+class _Law(pytest.Item):
     """One theorem on the user's schedule."""
 
     def __init__(self, *, theorem: Any, plugin: SchedulePlugin, **options: Any) -> None:

@@ -44,7 +44,7 @@ def sigmoid(bias: float) -> LogWeight:
     return lambda log_snr: -jax.nn.softplus(log_snr - bias)
 
 
-def edm(mean: float = -1.2, std: float = 1.2, sigma_data: float = 0.5) -> LogWeight:
+def edm(*, mean: float = -1.2, std: float = 1.2, sigma_data: float = 0.5) -> LogWeight:
     """w = N(lambda; -2 mean, 4 std^2) (e^{-lambda} + sigma_d^2) / sigma_d^2, log sigma ~ N(mean, std^2).  Karras et al. 2022, Table 1.
 
     Raises: ValueError where std or sigma_data is not positive.
@@ -58,7 +58,7 @@ def edm(mean: float = -1.2, std: float = 1.2, sigma_data: float = 0.5) -> LogWei
     return log_weight
 
 
-def logit_normal(mean: float = 0.0, std: float = 1.0) -> LogWeight:
+def logit_normal(*, mean: float = 0.0, std: float = 1.0) -> LogWeight:
     """w = (1 + e^{-lambda/2})^2 N(lambda; -2 mean, 4 std^2): velocity-MSE of the flow with logit t ~ N(mean, std^2).  Esser et al. 2024.
 
     Raises: ValueError where std is not positive.

@@ -32,6 +32,9 @@ LIBRARIES = {0: {"jax", "chex", "numpy"}, 6: {"flax", "optax", "orbax", "sklearn
 LIBRARIES |= {7: {"hypothesis", "sympy", "mpmath"}, 8: {"matplotlib", "tyro", "pytest"}}
 """What a floor may import besides the standard library; a higher floor may all that a lower one may."""
 
+NATURAL = {"overshoot", "pole", "excinfo", "style"}
+"""Arguments of a formula that have one natural value; and those of pytest's own hooks."""
+
 BASES = {
     "NamedTuple",
     "Protocol",
@@ -265,7 +268,8 @@ def test_parameters_keep_the_order_of_the_house(path):
 @each("path", PUBLIC)
 def test_options_are_keyword_only(path):
     for node in public_functions(path):
-        alone = len(parameters(node)) == 1  # main(), main(args); @f, @f(option=...)
+        names = [argument.arg for argument in parameters(node)]
+        alone = len(names) == 1 or (names and names[-1] in NATURAL)  # main(), main(args); @f, @f(option=...)
         assert alone or not node.args.defaults, line(path, node, f"{node.name}: an option stands after the *")
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from diffeq_gen.nets.embeddings import LOG_SNR_MAX, LOG_SNR_MIN, fourier, per_example
 from diffeq_gen.types import Sample, require
 
-__all__ = ["UNet"]
+__all__ = ["Attention", "Residual", "UNet"]
 
 
 class UNet(nn.Module):

@@ -83,6 +83,7 @@ def move(primitive: Any, ys: Sequence[jax.Array], *balls: Ball, data: int | None
 
 
 def moves(data: int | None) -> Rule:
+    """`move` for a primitive whose first `data` operands carry data."""
     return lambda primitive, ys, *balls, **params: move(primitive, ys, *balls, data=data, **params)
 
 
@@ -177,6 +178,7 @@ def clamp(primitive: Any, ys: Sequence[jax.Array], low: Ball, x: Ball, high: Bal
 
 
 def compare(primitive: Any, ys: Sequence[jax.Array], a: Ball, b: Ball, **params: Any) -> Sequence:
+    """A comparison is undecided where the intervals overlap."""
     mask = overlap(a, b)
     return [None if mask is None else jnp.broadcast_to(mask, ys[0].shape)]
 
@@ -194,6 +196,7 @@ def same(primitive: Any, ys: Sequence[jax.Array], x: Ball, **params: Any) -> Seq
 
 
 def is_finite(primitive: Any, ys: Sequence[jax.Array], x: Ball, **params: Any) -> Sequence:
+    """Undecided where nothing is claimed of the value."""
     return [None if x.radius is None else jnp.isinf(x.radius)]
 
 

@@ -53,6 +53,7 @@ def norm(x: jax.Array) -> jax.Array:
 
 
 def eye_like(x: jax.Array) -> jax.Array:
+    """The unit matrix, in the shape of x."""
     return jnp.broadcast_to(jnp.eye(x.shape[-1], dtype=x.dtype), x.shape)
 
 

@@ -20,48 +20,12 @@ from jax import lax
 from diffeq_gen.proof.either import either as jnp
 
 __all__ = [
-    "BINARY",
-    "UNARY",
-    "Ball",
-    "Unary",
-    "absolute",
-    "add",
-    "asin_amplification",
-    "atan2",
-    "atanh_ulps",
-    "below",
-    "cosh_amplification",
-    "div",
-    "erf_inv_amplification",
-    "exp2_amplification",
-    "exp_amplification",
-    "few",
-    "grow",
-    "is_float",
-    "larger",
-    "lgamma_amplification",
-    "local",
-    "log1p_ulps",
-    "log_ulps",
-    "logistic_amplification",
-    "mul",
-    "overlap",
-    "power",
-    "power_of_two",
-    "radius_of",
-    "ratio",
-    "remainder",
-    "settle",
-    "smaller",
-    "sqrt_amplification",
-    "successor",
-    "tan_amplification",
-    "tanh_amplification",
-    "tiny",
-    "total",
-    "unary",
-    "unit",
-]
+    "BINARY", "UNARY", "Ball", "Unary", "absolute", "add", "asin_amplification", "atan2", "atanh_ulps", "below",
+    "cosh_amplification", "div", "erf_inv_amplification", "exp2_amplification", "exp_amplification", "few", "grow",
+    "is_float", "larger", "lgamma_amplification", "local", "log1p_ulps", "log_ulps", "logistic_amplification",
+    "mul", "overlap", "power", "power_of_two", "radius_of", "ratio", "remainder", "settle", "smaller",
+    "sqrt_amplification", "successor", "tan_amplification", "tanh_amplification", "tiny", "total", "unary", "unit",
+]  # fmt: skip
 
 
 class Ball(NamedTuple):
@@ -101,7 +65,7 @@ def radius_of(ball: Ball) -> jax.Array:
     return jnp.zeros(np.shape(ball.value), ball.value.dtype if is_float(ball.value) else jnp.bool_)
 
 
-def local(y: jax.Array, ulps: float | jax.Array = 1.0) -> jax.Array:
+def local(y: jax.Array, ulps: float | jax.Array) -> jax.Array:
     """ulps u |y| + tiny: the error that one operation commits."""
     return ulps * unit(y) * jnp.abs(y) + tiny(y)
 
@@ -131,10 +95,12 @@ def grow(e: jax.Array) -> jax.Array:
 
 
 def exp_amplification(x: jax.Array, y: jax.Array, e: jax.Array) -> jax.Array:
+    """e^{x+e} - e^x = e^x (e^e - 1)."""
     return jnp.where(e < 1, y * grow(e), jnp.exp(x + e))
 
 
 def exp2_amplification(x: jax.Array, y: jax.Array, e: jax.Array) -> jax.Array:
+    """2^{x+e} - 2^x, with 2^e - 1 <= grow(e log 2)."""
     return jnp.where(e < 1, y * grow(0.6932 * e), jnp.exp2(x + e))
 
 
@@ -176,6 +142,7 @@ def erf_inv_amplification(x: jax.Array, y: jax.Array, e: jax.Array) -> jax.Array
 
 
 def cosh_amplification(x: jax.Array, y: jax.Array, e: jax.Array) -> jax.Array:
+    """e sup |sinh| and e sup |cosh| are both below e cosh(|x| + e)."""
     return jnp.where(e == jnp.inf, jnp.inf, e * jnp.cosh(jnp.abs(x) + e))
 
 
@@ -186,6 +153,7 @@ def lgamma_amplification(x: jax.Array, y: jax.Array, e: jax.Array) -> jax.Array:
 
 
 def log_ulps(x: jax.Array, y: jax.Array) -> jax.Array | float:
+    """The logarithm's own error."""
     return 4.0
 
 
@@ -305,7 +273,7 @@ def add(y: jax.Array, a: Ball, b: Ball) -> jax.Array:
     small, large = jnp.minimum(jnp.abs(a.value), jnp.abs(b.value)), jnp.maximum(jnp.abs(a.value), jnp.abs(b.value))
     flushed = (y == 0) & (small != large)
     exact = (jnp.abs(y) <= small) | (small == 0)
-    own = jnp.where(flushed, tiny(y), jnp.where(exact, 0.0, local(y)))
+    own = jnp.where(flushed, tiny(y), jnp.where(exact, 0.0, local(y, 1.0)))
     return settle(y, own + total(a.radius, b.radius), (a, b))
 
 
@@ -313,7 +281,7 @@ def mul(y: jax.Array, a: Ball, b: Ball) -> jax.Array:
     """|a| e_b + |b| e_a + e_a e_b + u |a b|."""
     x, z = jnp.abs(a.value), jnp.abs(b.value)
     shift = power_of_two(a.value) or power_of_two(b.value)
-    own = jnp.where(jnp.abs(y) >= tiny(y), 0.0, tiny(y)).astype(y.dtype) if shift else local(y)
+    own = jnp.where(jnp.abs(y) >= tiny(y), 0.0, tiny(y)).astype(y.dtype) if shift else local(y, 1.0)
     radius = jnp.where((x == 0) | (z == 0), 0.0, own)
     if a.radius is not None:
         radius = radius + jnp.where(a.radius == 0, 0.0, z * a.radius)

@@ -115,6 +115,7 @@ def winner(rising: float) -> Rule:
 
 
 def any_undecided(primitive: Any, ys: Sequence[jax.Array], x: Ball, *, axes: Sequence[int], **params: Any) -> Sequence:
+    """Undecided where any entry is."""
     return [None if x.radius is None else jnp.any(x.radius, tuple(axes))]
 
 

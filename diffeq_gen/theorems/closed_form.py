@@ -123,7 +123,7 @@ def _joint_law(mean, cov, alpha, sigma):
 @theorem(
     source="normal correlation, e.g. Bishop 2006, Sec. 2.3.3; Gao et al. 2024, plots",
     cases=500,
-    schedule=schedules, world=gaussians(), x0=vectors(2), eps=vectors(2), t=times, solid=gaussians(3), y=vectors(3),
+    schedule=schedules, world=gaussians(2), x0=vectors(2), eps=vectors(2), t=times, solid=gaussians(3), y=vectors(3),
 )  # fmt: skip
 def gaussian_denoiser(schedule, world, x0, eps, t, solid, y):
     """Of N(m, C): q = N(alpha m, alpha^2 C + sigma^2 I), E[x0 | z] = m + alpha C (alpha^2 C + sigma^2 I)^{-1} (z - alpha m) and
@@ -169,7 +169,7 @@ def posterior_of_a_flat_prior(schedule, world, x0, eps, t, solid, y):
 @theorem(
     source="total expectation and covariance; Karras et al. 2024, 2-D toy example of the released code",
     cases=200,
-    schedule=schedules, world=mixtures(), x0=vectors(2), eps=vectors(2), t=times,
+    schedule=schedules, world=mixtures(2, 3), x0=vectors(2), eps=vectors(2), t=times,
 )  # fmt: skip
 def gmm_denoiser(schedule, world, x0, eps, t):
     """Of a mixture: E[x0 | z] = sum_k r_k x_k and Cov(x0 | z) = sum_k r_k (S_k + (x_k - E)(x_k - E)^T), with r_k = P(k | z),
@@ -215,7 +215,7 @@ def _nearest_and_mean(world, z, p: Point):
 @theorem(
     source="Dieleman 2023, 'Diffusion models are expectation predictors'; De Bortoli 2022 (closed-form score)",
     cases=200,
-    schedule=smooth_schedules, world=empiricals(), x0=vectors(2), eps=vectors(2), t=times,
+    schedule=smooth_schedules, world=empiricals(2, 5), x0=vectors(2), eps=vectors(2), t=times,
 )  # fmt: skip
 def empirical_denoiser(schedule, world, x0, eps, t):
     """Of n points: E[x0 | z] = sum_i r_i x_i with r = softmax(-|z - alpha x_i|^2 / 2 sigma^2), the same in blocks as in one
@@ -260,7 +260,7 @@ def _log_density(world, z, alpha, sigma):
 @theorem(
     source="Robbins 1956; Miyasawa 1961",
     cases=200,
-    schedule=smooth_schedules, world=mixtures(), one=gaussians(), few=empiricals(), x0=vectors(2), eps=vectors(2), t=times,
+    schedule=smooth_schedules, world=mixtures(2, 3), one=gaussians(2), few=empiricals(2, 5), x0=vectors(2), eps=vectors(2), t=times,
 )  # fmt: skip
 def tweedie_first(schedule, world, one, few, x0, eps, t):
     """E[x0 | z] = (z + sigma^2 grad log q)/alpha and E[eps | z] = -sigma grad log q, whatever the law of x0."""
@@ -295,7 +295,7 @@ def downhill(schedule, world, one, few, x0, eps, t):
 @theorem(
     source="Hatsell & Nolte 1971; Meng et al. 2021",
     cases=100,
-    schedule=smooth_schedules, world=mixtures(), few=empiricals(), x0=vectors(2), eps=vectors(2), t=times,
+    schedule=smooth_schedules, world=mixtures(2, 3), few=empiricals(2, 5), x0=vectors(2), eps=vectors(2), t=times,
 )  # fmt: skip
 def tweedie_second(schedule, world, few, x0, eps, t):
     """Cov(x0 | z) = (sigma^2/alpha) d E[x0 | z]/dz = (sigma^2/alpha^2)(I + sigma^2 Hess log q), and div u is the trace of du/dz."""
@@ -334,7 +334,7 @@ def curvature_with_the_other_sign(schedule, world, few, x0, eps, t):
     source="Kadkhodaie & Simoncelli 2021; Gribonval 2011",
     kind="inequality",
     cases=200,
-    schedule=smooth_schedules, world=mixtures(), z=vectors(2), y=vectors(2), t=times,
+    schedule=smooth_schedules, world=mixtures(2, 3), z=vectors(2), y=vectors(2), t=times,
 )  # fmt: skip
 def denoiser_is_gradient_psd(schedule, world, z, y, t):
     """d E[x0 | z]/dz is symmetric and positive semi-definite: the denoiser is the gradient of (|z|^2/2 + sigma^2 log q)/alpha,

@@ -242,7 +242,7 @@ NAMED = (
 named_schedules = Domain("every named family of schedules", 0, lambda u, case: None, "schedule", variants=NAMED)
 
 
-def gaussians(d: int = 2) -> Domain:
+def gaussians(d: int) -> Domain:
     """Gaussian data in d dimensions: mean not 0, anisotropic, correlated, standard deviations from 0.1 to 5."""
     return Domain(
         f"Gaussian data in {d} dimensions", 2 * d + d * d, lambda u, case: stacked(Gaussian, **_moments(u, d))
@@ -257,7 +257,7 @@ def _moments(u: np.ndarray, d: int) -> dict[str, np.ndarray]:
     return {"mean": mean, "cov": (cov + np.swapaxes(cov, 1, 2)) / 2}
 
 
-def mixtures(d: int = 2, k: int = 3) -> Domain:
+def mixtures(d: int, k: int) -> Domain:
     """Mixtures of k Gaussians in d dimensions, weights from 0.1 up."""
 
     def build(u: np.ndarray, case: Case) -> Mixture:
@@ -269,7 +269,7 @@ def mixtures(d: int = 2, k: int = 3) -> Domain:
     return Domain(f"mixtures of {k} Gaussians in {d} dimensions", k + k * (2 * d + d * d), build)
 
 
-def empiricals(d: int = 2, n: int = 5) -> Domain:
+def empiricals(d: int, n: int) -> Domain:
     """The empirical measure of n points in d dimensions."""
     return Domain(
         f"{n} data points in {d} dimensions",

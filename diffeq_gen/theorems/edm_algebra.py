@@ -86,7 +86,7 @@ def no_skip(schedule, std, other, t):
 @theorem(
     source="Karras et al. 2022, Eq. 4 and App. B.1",
     cases=300,
-    schedule=schedules, world=mixtures(), x0=vectors(2), eps=vectors(2), t=times,
+    schedule=schedules, world=mixtures(2, 3), x0=vectors(2), eps=vectors(2), t=times,
 )  # fmt: skip
 def edm_general_ode(schedule, world, x0, eps, t):
     """dz/dt = (s'/s) z - s^2 sigma_e' sigma_e grad_z log p(z/s; sigma_e) with s = alpha and sigma_e = sigma/alpha is the probability
@@ -133,7 +133,7 @@ def _unit(p: Point) -> Point:
 @theorem(
     source="Karras et al. 2022, Sec. 2; Gao et al. 2024, 'Flow matching sampler'",
     cases=200,
-    schedule=smooth_schedules, world=mixtures(), one=gaussians(3), y=vectors(2), x=vectors(3), t=times, s=times,
+    schedule=smooth_schedules, world=mixtures(2, 3), one=gaussians(3), y=vectors(2), x=vectors(3), t=times, s=times,
 )  # fmt: skip
 def trajectory_equivalence(schedule, world, one, y, x, t, s):
     """Solutions of the probability flow of all schedules (here any, Flow, and alpha = 1) are one curve of z/alpha against log-SNR:
@@ -177,7 +177,7 @@ def without_the_scale(schedule, world, one, y, x, t, s):
 @theorem(
     source="Karras et al. 2022, Sec. 3 and Fig. 3",
     cases=300,
-    schedule=smooth_schedules, world=mixtures(), x0=vectors(2), eps=vectors(2), t=times,
+    schedule=smooth_schedules, world=mixtures(2, 3), x0=vectors(2), eps=vectors(2), t=times,
     width=positive("sigma in [0.02, 50]", 0.02, 50.0),
 )  # fmt: skip
 def edm_tangent_points_to_denoiser(schedule, world, x0, eps, t, width):

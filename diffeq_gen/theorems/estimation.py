@@ -79,7 +79,7 @@ def _corners_of(world, p: Point):
 @theorem(
     source="orthogonality principle, e.g. Kay 1993, Sec. 12.4; Dieleman 2023, 'expectation predictors'",
     cases=300,
-    schedule=smooth_schedules, world=gaussians(), few=empiricals(), x0=vectors(2), eps=vectors(2), y=vectors(2),
+    schedule=smooth_schedules, world=gaussians(2), few=empiricals(2, 5), x0=vectors(2), eps=vectors(2), y=vectors(2),
     linear=vectors(2, 2), t=times,
 )  # fmt: skip
 def mse_orthogonality(schedule, world, few, x0, eps, y, linear, t):
@@ -112,7 +112,7 @@ def nothing_is_left(schedule, world, few, x0, eps, y, linear, t):
     source="Stein 1981; Hyvarinen 2005",
     kind="in law",
     cases=60,
-    schedule=schedules, one=gaussians(), world=mixtures(1, 3), t=times, log_snr=moderate,
+    schedule=schedules, one=gaussians(2), world=mixtures(1, 3), t=times, log_snr=moderate,
 )  # fmt: skip
 def stein_identities(schedule, one, world, t, log_snr):
     """E[score] = 0, E[z score^T] = -I and E[score score^T] = -E[Hess log q], whatever the law of x0; and q integrates to one."""
@@ -158,7 +158,7 @@ def curvature_without_its_sign(schedule, one, world, t, log_snr):
     source="Stam 1959; Guo, Shamai & Verdu 2005",
     kind="in law",
     cases=60,
-    schedule=schedules, one=gaussians(), world=mixtures(1, 3), few=empiricals(1, 5), t=times, log_snr=moderate,
+    schedule=schedules, one=gaussians(2), world=mixtures(1, 3), few=empiricals(1, 5), t=times, log_snr=moderate,
 )  # fmt: skip
 def fisher_mmse(schedule, one, world, few, t, log_snr):
     """E|score|^2 = (d - (alpha/sigma)^2 mmse)/sigma^2, with mmse = E tr Cov(x0 | z)."""
@@ -216,7 +216,7 @@ def _information(world, log_snr):
 @theorem(
     source="Guo, Shamai & Verdu 2005, Theorem 1",
     cases=60,
-    one=gaussians(), world=mixtures(1, 2), log_snr=moderate, high=scalars("log-SNR in [-30, 30]", -30.0, 30.0),
+    one=gaussians(2), world=mixtures(1, 2), log_snr=moderate, high=scalars("log-SNR in [-30, 30]", -30.0, 30.0),
 )  # fmt: skip
 def i_mmse(one, world, log_snr, high):
     """dI/dlambda = e^lambda mmse/2 = E|eps - eps_hat|^2/2, with I the mutual information of x0 and z in nats."""
@@ -326,7 +326,7 @@ def without_the_half(half_distance, share, std, x0):
     source="Guo, Shamai & Verdu 2005, Sec. II",
     kind="inequality",
     cases=60,
-    one=gaussians(), world=mixtures(1, 3), log_snr=moderate, share=probabilities,
+    one=gaussians(2), world=mixtures(1, 3), log_snr=moderate, share=probabilities,
 )  # fmt: skip
 def mmse_monotone(one, world, log_snr, share):
     """mmse falls as the log-SNR rises, from the variance of the data on, and e^lambda mmse = E|eps - eps_hat|^2 stays below d."""

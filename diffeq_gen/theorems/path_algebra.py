@@ -156,7 +156,7 @@ def v_preserves_norms(schedule, x0, eps, t):
 @theorem(
     source="Vincent 2011; Dieleman 2023, score section",
     cases=300,
-    schedule=schedules, world=mixtures(), x0=vectors(2), eps=vectors(2), t=times,
+    schedule=schedules, world=mixtures(2, 3), x0=vectors(2), eps=vectors(2), t=times,
 )  # fmt: skip
 def score_eps_x_link(schedule, world, x0, eps, t):
     """score = -E[eps | z]/sigma = (alpha x0_hat - z)/sigma^2, with score the gradient of the log-density."""
@@ -192,7 +192,7 @@ def the_score_is_minus_the_noise(schedule, world, x0, eps, t):
 @theorem(
     source="Gao et al. 2024, 'Equivalence of the two frameworks'; Song et al. 2021, Eq. 13",
     cases=300,
-    schedule=schedules, world=mixtures(), x0=vectors(2), eps=vectors(2), t=times,
+    schedule=schedules, world=mixtures(2, 3), x0=vectors(2), eps=vectors(2), t=times,
 )  # fmt: skip
 def velocity_is_pfode_drift(schedule, world, x0, eps, t):
     """E[alpha' x0 + sigma' eps | z] = f z - g^2 score/2, f = d log(alpha)/dt, g^2 = -sigma^2 lambda'; and for each sample

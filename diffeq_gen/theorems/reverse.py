@@ -69,7 +69,7 @@ def _moments(world, schedule, t):
     return alpha * world.mean, alpha**2 * world.cov + sigma**2 * jnp.eye(len(world.mean), dtype=world.cov.dtype)
 
 
-def _noisy(x0, eps, schedule, t):
+def _noisy(schedule, x0, eps, t):
     return paths.perturb(x0, eps, at(schedule, t))
 
 
@@ -77,7 +77,7 @@ def _noisy(x0, eps, schedule, t):
          schedule=schedules, world=two_modes, x0=vectors(2), eps=vectors(2), t=times)  # fmt: skip
 def fokker_planck(schedule, world, x0, eps, t):
     """The marginals of z = alpha x0 + sigma eps solve d log p/dt + d f + f z . s = g^2/2 (div s + |s|^2)."""
-    z, log_prob, p = _noisy(x0, eps, schedule, t), _density(world, schedule), at(schedule, t)
+    z, log_prob, p = _noisy(schedule, x0, eps, t), _density(world, schedule), at(schedule, t)
     drift, diffusion = equations.forward_sde(schedule)
     s, hessian = jax.grad(log_prob)(z, t), jax.hessian(log_prob)(z, t)
     change = _slope(lambda t: log_prob(z, t), t)
@@ -93,7 +93,7 @@ def fokker_planck(schedule, world, x0, eps, t):
 @fokker_planck.near_miss
 def spread_of_log_p_as_of_p(schedule, world, x0, eps, t):
     """Spread g^2/2 div s: the Laplacian of log p, where that of p belongs, which adds |s|^2."""
-    z, log_prob = _noisy(x0, eps, schedule, t), _density(world, schedule)
+    z, log_prob = _noisy(schedule, x0, eps, t), _density(world, schedule)
     transport = equations.fokker_planck(log_prob, equations.forward_sde(schedule)[0], _none)(z, t)
     return transport, equations.variance_rate(at(schedule, t)) / 2 * jnp.trace(jax.hessian(log_prob)(z, t))
 
@@ -102,7 +102,7 @@ def spread_of_log_p_as_of_p(schedule, world, x0, eps, t):
 def spread_without_its_half(schedule, world, x0, eps, t):
     """g^2 (div s + |s|^2), without the half."""
     drift, diffusion = equations.forward_sde(schedule)
-    left, right = _sides(_density(world, schedule), drift, diffusion, _noisy(x0, eps, schedule, t), t)
+    left, right = _sides(_density(world, schedule), drift, diffusion, _noisy(schedule, x0, eps, t), t)
     return left, 2 * right
 
 
@@ -110,7 +110,7 @@ def spread_without_its_half(schedule, world, x0, eps, t):
          schedule=schedules, world=two_modes, x0=vectors(2), eps=vectors(2), t=times)  # fmt: skip
 def continuity_equation(schedule, world, x0, eps, t):
     """d log p/dt + div u + u . s = 0 with u = alpha' x0_hat + sigma' eps_hat."""
-    z, log_prob, p = _noisy(x0, eps, schedule, t), _density(world, schedule), at(schedule, t)
+    z, log_prob, p = _noisy(schedule, x0, eps, t), _density(world, schedule), at(schedule, t)
     u = equations.probability_flow(exact.denoiser(world, schedule), schedule)
     change = _slope(lambda t: log_prob(z, t), t)
     closed = exact.divergence(world, z, p) + exact.velocity(world, z, p) @ exact.score(world, z, p)
@@ -121,7 +121,7 @@ def continuity_equation(schedule, world, x0, eps, t):
 @continuity_equation.near_miss
 def velocity_with_a_whole_g_squared(schedule, world, x0, eps, t):
     """u = f z - g^2 s: Anderson's drift, run without its noise."""
-    z, log_prob = _noisy(x0, eps, schedule, t), _density(world, schedule)
+    z, log_prob = _noisy(schedule, x0, eps, t), _density(world, schedule)
     drift, _ = equations.reverse_sde(exact.denoiser(world, schedule), schedule, eta=1.0)
     return equations.continuity(_held(log_prob, t), drift)(z, t), -_slope(lambda t: log_prob(z, t), t)
 
@@ -130,7 +130,7 @@ def velocity_with_a_whole_g_squared(schedule, world, x0, eps, t):
 def velocity_with_the_score_turned(schedule, world, x0, eps, t):
     """u = f z + g^2 s/2: the sign of papers whose time runs from noise to data."""
     z, log_prob, f = (
-        _noisy(x0, eps, schedule, t),
+        _noisy(schedule, x0, eps, t),
         _density(world, schedule),
         lambda t: equations.drift_rate(at(schedule, t)),
     )
@@ -147,7 +147,7 @@ def score_fpe(schedule, world, x0, eps, t):
 
 
 def _score_equation(schedule, world, x0, eps, t, factor):
-    z, log_prob, p = _noisy(x0, eps, schedule, t), _density(world, schedule), at(schedule, t)
+    z, log_prob, p = _noisy(schedule, x0, eps, t), _density(world, schedule), at(schedule, t)
     s = lambda z: exact.score(world, z, p)  # noqa: E731
 
     def rate(z):
@@ -167,8 +167,8 @@ def score_fpe_without_its_square(schedule, world, x0, eps, t):
 
 def _reversed_kernel(schedule, world, x0, eps, t, s, later, eta):
     """The law of z_s given z_t = later under the forward process, by Bayes, in the equation of the reverse SDE."""
-    z, p = _noisy(x0, eps, schedule, s), at(schedule, t)
-    held = _noisy(later, eps, schedule, t)
+    z, p = _noisy(schedule, x0, eps, s), at(schedule, t)
+    held = _noisy(schedule, later, eps, t)
 
     def log_prob(z, s):
         scale, std = paths.transition(p, at(schedule, s))
@@ -206,7 +206,7 @@ def forward_equation_for_a_backward_process(schedule, world, x0, eps, later, t, 
          bend=scalars("d eta/dt", 0.0, 1.0))  # fmt: skip
 def reverse_family(schedule, world, x0, eps, t, eta, bend):
     """For any eta(t) >= 0 the SDE dz = (f z - (1 + eta^2)/2 g^2 s) dt + eta g dw_bar has the marginals p_t; in EDM's words too."""
-    z, denoise = _noisy(x0, eps, schedule, t), exact.denoiser(world, schedule)
+    z, denoise = _noisy(schedule, x0, eps, t), exact.denoiser(world, schedule)
     drift, diffusion = equations.reverse_sde(denoise, schedule, eta=lambda t: eta + bend * t)
     left, right = _sides(_density(world, schedule), drift, diffusion, z, t, backward=True)
     fixed, _ = equations.reverse_sde(denoise, schedule, eta=eta)
@@ -227,7 +227,7 @@ def reverse_family(schedule, world, x0, eps, t, eta, bend):
 @reverse_family.near_miss
 def noise_scaled_but_not_the_drift(schedule, world, x0, eps, t, eta, bend):
     """Anderson's drift with noise eta g: a temperature, which moves the marginals."""
-    z, denoise = _noisy(x0, eps, schedule, t), exact.denoiser(world, schedule)
+    z, denoise = _noisy(schedule, x0, eps, t), exact.denoiser(world, schedule)
     drift, diffusion = equations.reverse_sde(denoise, schedule)
     return _sides(_density(world, schedule), drift, lambda t: (eta + bend * t) * diffusion(t), z, t, backward=True)
 
@@ -235,7 +235,7 @@ def noise_scaled_but_not_the_drift(schedule, world, x0, eps, t, eta, bend):
 @reverse_family.near_miss
 def score_term_of_eta_squared(schedule, world, x0, eps, t, eta, bend):
     """dz = (u - eta^2 g^2 s) dt + eta g dw_bar, without the half."""
-    z, denoise = _noisy(x0, eps, schedule, t), exact.denoiser(world, schedule)
+    z, denoise = _noisy(schedule, x0, eps, t), exact.denoiser(world, schedule)
     u = equations.probability_flow(denoise, schedule)
     drift, diffusion = equations.reverse_sde(denoise, schedule, eta=lambda t: eta + bend * t)
     twice = lambda z, t: 2 * drift(z, t) - u(z, t)  # noqa: E731
@@ -278,7 +278,7 @@ def same_process_for_every_eta(schedule, world, t, s, eta):
          x0=vectors(2), eps=vectors(2), t=times)  # fmt: skip
 def pfode(schedule, law, world, x0, eps, t):
     """dz = (f z - g^2 s/2) dt transports p_t: mean and covariance of a Gaussian move as the flow carries them."""
-    z, p = _noisy(x0, eps, schedule, t), at(schedule, t)
+    z, p = _noisy(schedule, x0, eps, t), at(schedule, t)
     u = equations.probability_flow(exact.denoiser(world, schedule), schedule)
     drift, diffusion = equations.forward_sde(schedule)
     half = drift(z, t) - diffusion(t) ** 2 * exact.score(world, z, p) / 2
@@ -306,7 +306,7 @@ def _sqrt(m):
          t=times, s=earlier("t"))  # fmt: skip
 def pfode_gaussian_solution(schedule, world, x0, eps, t, s):
     """On Gaussian data V^{-1/2} (z - alpha mean) is constant along the flow, whose map is the optimal transport map."""
-    z, p, q = _noisy(x0, eps, schedule, t), at(schedule, t), at(schedule, s)
+    z, p, q = _noisy(schedule, x0, eps, t), at(schedule, t), at(schedule, s)
     u = equations.probability_flow(exact.denoiser(world, schedule), schedule)
     there = exact.flow_map(world, z, p, q)
     (mean_t, v_t), (mean_s, v_s) = _moments(world, schedule, t), _moments(world, schedule, s)
@@ -324,7 +324,7 @@ def pfode_gaussian_solution(schedule, world, x0, eps, t, s):
 @pfode_gaussian_solution.near_miss
 def flow_that_scales_by_variances(schedule, world, x0, eps, t, s):
     """z - alpha mean scaled by V_s/V_t in place of its root."""
-    z, p, q = _noisy(x0, eps, schedule, t), at(schedule, t), at(schedule, s)
+    z, p, q = _noisy(schedule, x0, eps, t), at(schedule, t), at(schedule, s)
     (mean_t, v_t), (mean_s, v_s) = _moments(world, schedule, t), _moments(world, schedule, s)
     return exact.flow_map(world, z, p, q), mean_s + v_s @ _inverse(v_t) @ (z - mean_t)
 
@@ -333,5 +333,5 @@ def flow_that_scales_by_variances(schedule, world, x0, eps, t, s):
 def flow_that_keeps_the_noise(schedule, world, x0, eps, t, s):
     """z/sigma - alpha mean/sigma constant: the noise kept as if z held no data."""
     p, q = at(schedule, t), at(schedule, s)
-    z = _noisy(x0, eps, schedule, t)
+    z = _noisy(schedule, x0, eps, t)
     return exact.flow_map(world, z, p, q), q.alpha * world.mean + q.sigma / p.sigma * (z - p.alpha * world.mean)

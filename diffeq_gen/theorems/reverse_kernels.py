@@ -56,7 +56,7 @@ def _kernel(world, z, p: Point, q: Point):
 @theorem(
     source="Bao et al. 2022, Theorem 1 and App. (moments of the reverse kernel)",
     cases=200,
-    schedule=smooth_schedules, world=mixtures(), one=gaussians(), few=empiricals(), x0=vectors(2), eps=vectors(2), t=times,
+    schedule=smooth_schedules, world=mixtures(2, 3), one=gaussians(2), few=empiricals(2, 5), x0=vectors(2), eps=vectors(2), t=times,
     s=earlier("t"),
 )  # fmt: skip
 def reverse_kernel_moments(schedule, world, one, few, x0, eps, t, s):
@@ -139,7 +139,7 @@ def the_third_moment_itself(half_distance, share, log_snr):
     source="Daras et al. 2023 (consistent diffusion models); Lai et al. 2023",
     kind="in law",
     cases=60,
-    schedule=schedules, one=gaussians(), world=mixtures(1, 3), z=vectors(2), t=times, s=earlier("t"),
+    schedule=schedules, one=gaussians(2), world=mixtures(1, 3), z=vectors(2), t=times, s=earlier("t"),
     x0=near, eps=near, log_snr=moderate, step=scalars("gaps of [0.2, 3]", 0.2, 3.0),
 )  # fmt: skip
 def denoiser_martingale(schedule, one, world, z, t, s, x0, eps, log_snr, step):

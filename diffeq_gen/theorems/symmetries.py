@@ -37,7 +37,7 @@ def _scaled(schedule, size, curl):
     source="Gao et al. 2024, comments on sampling; Karras et al. 2022, Sec. 2",
     cases=300,
     schedule=schedules, size=scalars("log of a scale", -2.0, 2.0), curl=scalars("its change", -1.0, 1.0),
-    world=gaussians(), x0=vectors(2), eps=vectors(2), overshoot=scalars("overshoots", 0.0, 3.0), t=times, s=earlier("t"),
+    world=gaussians(2), x0=vectors(2), eps=vectors(2), overshoot=scalars("overshoots", 0.0, 3.0), t=times, s=earlier("t"),
 )  # fmt: skip
 def schedule_rescaling_invariance(schedule, size, curl, world, x0, eps, overshoot, t, s):
     """(alpha, sigma, z) times kappa(t) leaves lambda, x0_hat and every first-order step of z/kappa as they were; the score
@@ -119,7 +119,7 @@ def g_changes_like_f(schedule, bend, x0, eps, t):
 @theorem(
     source="derived; the scale factor of latents in Rombach et al. 2022",
     cases=300,
-    world=gaussians(), scale=positive("scale of the data", 0.05, 20.0), log_snr=moderate_log_snrs,
+    world=gaussians(2), scale=positive("scale of the data", 0.05, 20.0), log_snr=moderate_log_snrs,
     x0=vectors(2), eps=vectors(2),
 )  # fmt: skip
 def data_scaling_is_snr_shift(world, scale, log_snr, x0, eps):
@@ -154,7 +154,7 @@ def _variance_preserving(log_snr):
 @theorem(
     source="standard; Bishop 2006, Sec. 2.3 (linear maps of Gaussians)",
     cases=300,
-    schedule=schedules, world=mixtures(), angle=scalars("angles", -3.0, 3.0), shift=vectors(2), x0=vectors(2),
+    schedule=schedules, world=mixtures(2, 3), angle=scalars("angles", -3.0, 3.0), shift=vectors(2), x0=vectors(2),
     eps=vectors(2), t=times,
 )  # fmt: skip
 def symmetry_equivariance(schedule, world, angle, shift, x0, eps, t):

@@ -55,7 +55,7 @@ def draw(
 
 
 def evaluate(
-    run: Run, key: Key, *, images: int = 297, samples: int = 500, steps: int = 50, ode_steps: int = 24
+    key: Key, run: Run, *, images: int = 297, samples: int = 500, steps: int = 50, ode_steps: int = 24
 ) -> dict[str, Any]:
     """Bits per dimension of held-out pictures by the probability flow and by the ELBO, and distances of samples to data.
 

@@ -71,7 +71,7 @@ def test_any_schedule_can_sample_a_network_and_shapes_are_kept(whole):
 
 def test_evaluation_names_its_numbers(whole):
     _, run = whole
-    scores = evaluate(run, jax.random.key(0), images=2, samples=16, steps=3, ode_steps=4)
+    scores = evaluate(jax.random.key(0), run, images=2, samples=16, steps=3, ode_steps=4)
     assert scores["step"] == 6 and scores["dimensions"] == 64 and scores["images"] == 2
     assert 0 < scores["sw_floor"] < scores["sw"] and all(np.isfinite(value) for value in scores.values())
     assert 1 < scores["bits_per_dim_ode"] < 10 and 1 < scores["bits_per_dim_elbo"] < 10
