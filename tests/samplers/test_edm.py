@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,6 +13,13 @@ from diffeq_gen.schedules import EDM, VE, VP, Cosine, Flow
 
 X0 = np.array([1.5, -0.25])
 Z = np.array([0.3, 2.0])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def sharp():
+    """float64, in which the bounds below are sharp; a test that asks for `precision` has its own."""
+    with jax.enable_x64(True):
+        yield
 
 
 def known(z, t):

@@ -25,6 +25,13 @@ METHODS = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def sharp():
+    """float64, in which the bounds below are sharp; a test that asks for `precision` has its own."""
+    with jax.enable_x64(True):
+        yield
+
+
 def known(z, t):
     """Data at one point: every bridge is then exact."""
     return jnp.asarray(X0, z.dtype)

@@ -5,13 +5,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffeq_gen import clocks, samplers
+from diffeq_gen import samplers
 from diffeq_gen.samplers import law
 from diffeq_gen.schedules import VP, Cosine, Flow
 from diffeq_gen.types import Sampler
 
 X0 = np.array([1.5, -0.25])
-TIMES = clocks.uniform(5, first=0.9, last=0.2)
+TIMES = np.linspace(0.9, 0.2, 6)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def sharp():
+    """float64, in which the bounds below are sharp; a test that asks for `precision` has its own."""
+    with jax.enable_x64(True):
+        yield
 
 
 def known(z, t):

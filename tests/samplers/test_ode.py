@@ -14,6 +14,13 @@ X0 = np.array([1.5, -0.25])
 Z = np.array([0.3, 2.0])
 
 
+@pytest.fixture(scope="module", autouse=True)
+def sharp():
+    """float64, in which the bounds below are sharp; a test that asks for `precision` has its own."""
+    with jax.enable_x64(True):
+        yield
+
+
 def known(z, t):
     return jnp.asarray(X0, z.dtype)
 

@@ -1,5 +1,6 @@
 """Euler-Maruyama: without noise it is Euler, and with noise a short step lets in what the forward process let out."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,6 +10,13 @@ from diffeq_gen.samplers import euler, euler_maruyama
 from diffeq_gen.schedules import VE, VP, Cosine, Flow, at
 
 Z = np.array([0.3, 2.0])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def sharp():
+    """float64, in which the bounds below are sharp; a test that asks for `precision` has its own."""
+    with jax.enable_x64(True):
+        yield
 
 
 def denoise(z, t):
