@@ -1,0 +1,140 @@
+"""Checkpoints: whole or not there, the newest few, and what is wrong with one is said in its own words."""
+
+import gc
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from diffeq_gen.training.checkpoint import Checkpoints
+from diffeq_gen.training.state import initial
+
+CONFIG = {"steps": 3, "channels": [8]}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def as_users_run_it():
+    with jax.enable_x64(False):
+        yield
+
+
+def state(step=0, width=40):
+    params = {"layer": {"kernel": jnp.arange(float(width * 30)).reshape(width, 30), "bias": jnp.ones(width)}}
+    start = initial(jax.random.key(5), params, optax.adam(1e-3))
+    return start._replace(step=jnp.int32(step), ema=jax.tree.map(lambda leaf: leaf + step, start.ema))
+
+
+def saved(folder, *steps, **options):
+    with Checkpoints(folder, CONFIG, **options) as checkpoints:
+        for step in steps:
+            checkpoints.save(state(step))
+    return folder
+
+
+def latest(folder, like=None):
+    with Checkpoints(folder, CONFIG) as checkpoints:
+        return checkpoints.latest(state() if like is None else like)
+
+
+def test_what_was_saved_comes_back_with_its_key(tmp_path):
+    found = latest(saved(tmp_path, 7))
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(state(7)), strict=True):
+        assert one.dtype == other.dtype
+        if jnp.issubdtype(one.dtype, jax.dtypes.prng_key):
+            one, other = jax.random.bits(one, (3,)), jax.random.bits(other, (3,))
+        np.testing.assert_array_equal(one, other)
+
+
+def test_an_empty_folder_has_no_newest(tmp_path):
+    assert latest(tmp_path / "deep" / "new") is None
+    assert json.loads((tmp_path / "deep" / "new" / "config.json").read_text()) == CONFIG
+
+
+def test_the_newest_two_stay(tmp_path):
+    saved(tmp_path, 1, 2, 5)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "5", "config.json"]
+    assert int(latest(tmp_path).step) == 5
+    assert sorted(path.name for path in saved(tmp_path / "one", 1, 2, keep=1).iterdir()) == ["2", "config.json"]
+
+
+def test_a_second_save_of_a_step_changes_nothing(tmp_path):
+    with Checkpoints(tmp_path, CONFIG) as checkpoints:
+        checkpoints.save(state(4))
+        checkpoints.save(state(4)._replace(key=jax.random.key(6)))
+    assert bool(latest(tmp_path).key == state().key)
+
+
+def test_a_save_that_was_interrupted_is_not_seen(tmp_path):
+    """Orbax writes under a temporary name; what a killed process leaves there is no checkpoint."""
+    saved(tmp_path, 1)
+    (tmp_path / "9.orbax-checkpoint-tmp-1234567").mkdir()
+    (tmp_path / "9.orbax-checkpoint-tmp-1234567" / "default").write_text("half")
+    assert int(latest(tmp_path).step) == 1
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"steps": 4, "channels": [8]}, r"holds a run with steps=3, this one has steps=4"),
+        ({"steps": 3, "channels": [9]}, r"holds a run with channels=\[8\], this one has channels=\[9\]"),
+        ({"steps": 3}, r"holds a run with channels=\[8\], this one has channels=None"),
+        ({**CONFIG, "clip": 1.0}, r"holds a run with clip=None, this one has clip=1.0"),
+    ],
+)
+def test_a_run_of_another_configuration_is_named_by_what_differs(tmp_path, other, message):
+    saved(tmp_path, 1)
+    with pytest.raises(ValueError, match=message):
+        Checkpoints(tmp_path, other)
+    assert json.loads((tmp_path / "config.json").read_text()) == CONFIG
+
+
+def test_another_network_is_named_by_its_parameter(tmp_path):
+    saved(tmp_path, 1)
+    deeper, shallower = state(), state()
+    deeper.params["more"] = jnp.zeros(3)
+    del shallower.params["layer"]["bias"]
+    for other, message in (
+        (state(width=50), r"of another network: params.layer.bias has \(40,\) there and \(50,\) here"),
+        (deeper, r"of another network: params.more has no shape there and \(3,\) here"),
+        (shallower, r"of another network: params.layer.bias has \(40,\) there and no shape here"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            latest(tmp_path, other)
+
+
+def damaged(folder, chosen):
+    """Cuts every file that `chosen` picks to half of its bytes."""
+    files = [path for path in folder.rglob("*") if path.is_file() and chosen(path)]
+    assert files
+    for path in files:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.fixture
+def forgotten():
+    """What orbax was reading when it failed is collected here, with its complaints, and not in some later test."""
+    yield
+    gc.collect()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.usefixtures("forgotten")
+@pytest.mark.parametrize(
+    "chosen",
+    [lambda path: path.name == "_METADATA", lambda path: path.parent.name == "d", lambda path: "manifest" in path.name],
+    ids=["metadata", "arrays", "manifest"],
+)
+def test_a_checkpoint_cut_short_is_named(tmp_path, chosen):
+    damaged(saved(tmp_path, 1), chosen)
+    with pytest.raises(ValueError, match=r"checkpoint .*1 is damaged: \S"):
+        latest(tmp_path)
+
+
+def test_a_configuration_cut_short_is_named(tmp_path):
+    damaged(saved(tmp_path, 1), lambda path: path.name == "config.json")
+    with pytest.raises(ValueError, match=r"config.json is damaged: "):
+        latest(tmp_path)
