@@ -33,7 +33,9 @@ class Checkpoints:
             draft.write_text(json.dumps(config, indent=1) + "\n")
             draft.replace(path)
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
-        self.manager = ocp.CheckpointManager(self.folder, options=options)
+        self.manager = ocp.CheckpointManager(
+            self.folder, options=options, item_handlers=ocp.StandardCheckpointHandler()
+        )
 
     def _compare(self, path: Path, config: dict[str, Any]) -> None:
         try:
@@ -56,27 +58,25 @@ class Checkpoints:
     def latest(self, like: State) -> State | None:
         """The newest state, in the structure of `like`; None where none was saved.
 
-        Raises: ValueError where the checkpoint is damaged, or is one of another network.
+        Raises: ValueError where the checkpoint is damaged, or naming the parameter where it is one of another network.
         """
         step = self.manager.latest_step()
         if step is None:
             return None
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _plain(like))
+        path = self.folder / str(step)
+        try:
+            kept, wanted = _shapes(self.manager.item_metadata(step).tree), _shapes(target)
+        except Exception as error:
+            raise ValueError(f"checkpoint {path} is damaged: {_first_line(error)}") from error
+        for name in sorted({*kept, *wanted}, key=lambda name: (not name.startswith("params."), name)):
+            there, here = kept.get(name, "no shape"), wanted.get(name, "no shape")
+            if there != here:
+                raise ValueError(f"checkpoint {path} is of another network: {name} has {there} there and {here} here")
         try:
             found = self.manager.restore(step, args=ocp.args.StandardRestore(target))
         except Exception as error:
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise ValueError(
-                f"checkpoint {self.folder / str(step)} is damaged or of another network: {first}"
-            ) from error
-        for (path, wanted), got in zip(
-            jax.tree_util.tree_leaves_with_path(target), jax.tree.leaves(found), strict=True
-        ):
-            if wanted.shape != got.shape:
-                name = jax.tree_util.keystr(path, simple=True, separator=".")
-                raise ValueError(
-                    f"checkpoint {self.folder / str(step)} has {name} of shape {got.shape}, not {wanted.shape}"
-                )
+            raise ValueError(f"checkpoint {path} is damaged: {_first_line(error)}") from error
         return State(**{**found, "key": jax.random.wrap_key_data(found["key"])})
 
     def close(self) -> None:
@@ -95,3 +95,13 @@ class Checkpoints:
 def _plain(state: State) -> dict[str, Any]:
     """The state with its key as numbers."""
     return {**state._asdict(), "key": jax.random.key_data(state.key)}
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """name -> shape, of arrays or of what is recorded of them."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape) for path, leaf in leaves}
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
