@@ -39,9 +39,12 @@ def update(
         place = 0 if axis_name is None else jax.lax.axis_index(axis_name)
         indices = place * x0.shape[0] + jnp.arange(x0.shape[0], dtype=jnp.int32)
         key = jax.random.fold_in(state.key, state.step)
+        own = state.params
+        if axis_name is not None:  # a copy that varies: `shard_map` sums the gradient of a shared one over the devices
+            own = jax.tree.map(lambda leaf: jnp.where(place >= 0, leaf, leaf), own)
         value, slope = jax.value_and_grad(
             lambda params: objective(key, params, x0, indices, devices * x0.shape[0])
-        )(state.params)  # fmt: skip
+        )(own)  # fmt: skip
         if axis_name is not None:
             value, slope = jax.lax.pmean((value, slope), axis_name)
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # optax promotes as it likes
