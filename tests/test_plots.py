@@ -1,0 +1,55 @@
+"""Pictures: what is drawn is what was given, and the claim in a title is measured."""
+
+import re
+
+import numpy as np
+import pytest
+
+from diffeq_gen import plots
+from diffeq_gen.schedules import Cosine, Flow
+
+
+@pytest.mark.parametrize(("n", "rows"), [(1, 1), (3, 1), (4, 2), (0, 0)])
+def test_a_sheet_holds_every_picture_in_reading_order(n, rows):
+    pictures = -1 + 2 * (np.arange(n) + 1).reshape(n, 1, 1, 1) / 10 * np.ones((n, 2, 4, 1))
+    grid = plots.digits_grid(pictures, columns=3)
+    assert grid.shape == (rows * 3 + 1, 3 * 5 + 1)
+    assert sorted(set(grid.ravel().round(6))) == [0.0, *((np.arange(n) + 1) / 10).round(6)]
+    for i in range(n):
+        place = grid[i // 3 * 3 + 1 : i // 3 * 3 + 3, i % 3 * 5 + 1 : i % 3 * 5 + 5]
+        np.testing.assert_allclose(place, (i + 1) / 10)
+
+
+def test_greys_are_clipped_to_what_can_be_shown():
+    grid = plots.digits_grid(np.array([-9.0, 0.0, 9.0]).reshape(3, 1, 1, 1), columns=3)
+    np.testing.assert_array_equal(grid[1, 1::2], [0, 0.5, 1])
+
+
+def test_sheets_and_curves_carry_their_names():
+    figure = plots.samples({"one": np.zeros((2, 2, 2, 1)), "two": np.zeros((1, 2, 2, 1))})
+    assert [axis.get_title() for axis in figure.axes] == ["one", "two"]
+    axis = plots.schedule_curves({"flow": Flow(), "cosine": Cosine()}).axes[0]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["flow", "cosine"]
+    assert all(np.all(np.diff(line.get_ydata()) < 0) for line in axis.lines)
+
+
+def test_a_loss_curve_is_the_losses():
+    line = plots.loss_curve([10, 20, 30], [1.0, 0.5, 0.25]).axes[0].lines[0]
+    np.testing.assert_array_equal(line.get_xydata(), [[10, 1.0], [20, 0.5], [30, 0.25]])
+
+
+def test_residuals_are_all_counted_also_where_they_are_zero():
+    axis = plots.residuals({"a": 0.0, "b": 0.3, "c": 1.5}).axes[0]
+    assert sum(bar.get_height() for bar in axis.patches) == 3
+
+
+def test_weights_are_scaled_to_be_seen():
+    for line in plots.weight_curves().axes[0].lines:
+        assert 0.9 < np.max(line.get_ydata()[line.get_ydata() <= 1.2]) <= 1.2
+
+
+def test_the_title_of_the_trajectories_is_what_was_measured():
+    same, other = plots.trajectories(steps=4, paths=3).axes
+    assert float(re.search(r"to (\S+)$", same.get_title()).group(1)) < 1e-10
+    lines, dots = (np.array([line.get_ydata() for line in part]) for part in (other.lines[:3], other.lines[3:]))
+    assert np.max(np.abs(lines - dots)) > 0.01
