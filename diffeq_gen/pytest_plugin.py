@@ -45,6 +45,8 @@ class SchedulePlugin:
         except (ValueError, TypeError) as error:
             raise pytest.UsageError(str(error)) from error
         self.cases = config.getoption("--diffeq-cases")
+        if self.cases is not None and self.cases < 1:
+            raise pytest.UsageError(f"cases must be at least 1, got --diffeq-cases {self.cases}")
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_collection_modifyitems(self, session: pytest.Session, items: list[pytest.Item]) -> Iterator[None]:
