@@ -22,7 +22,8 @@ from diffeq_gen.proof.either import either as jnp
 from diffeq_gen.proof.either import is_traced
 from diffeq_gen.proof.rounding_arrays import ARRAYS
 from diffeq_gen.proof.rounding_linear import LINEAR, linear_solve
-from diffeq_gen.proof.rounding_rules import BINARY, UNARY, Ball, is_float, radius_of, settle, tiny, unary, unit
+from diffeq_gen.proof.rounding_ordinary import elementwise, mended, powers
+from diffeq_gen.proof.rounding_rules import BINARY, UNARY, Ball, is_float, radius_of, settle, tiny, unit
 from diffeq_gen.proof.rounding_sums import SUMS
 
 __all__ = [
@@ -86,7 +87,8 @@ def given(x: jax.Array) -> Ball:
     if not is_float(x):
         return Ball(x)
     if not is_traced([x]):
-        return Ball(x, np.where((np.abs(x) < tiny(x)) & (x != 0), tiny(x), 0.0).astype(x.dtype))
+        flushed = (np.abs(x) < tiny(x)) & (x != 0)
+        return Ball(x, np.where(flushed, tiny(x), 0.0).astype(x.dtype) if np.any(flushed) else None)
     bits = lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * x.dtype.itemsize}"))
     return Ball(x, jnp.where((jnp.abs(x) < tiny(x)) & ((bits << 1) != 0), tiny(x), 0.0).astype(x.dtype))
 
@@ -162,7 +164,7 @@ def apply(eqn: core.JaxprEqn, balls: list[Ball]) -> list[Ball]:
         return LOOPS[name](balls, **params)
     out = apply_primitive(eqn.primitive, *(b.value for b in balls), **params)
     ys = list(out) if eqn.primitive.multiple_results else [out]
-    discrete = not any(is_float(y) for y in ys)
+    discrete = not any(jnp.issubdtype(y.dtype, jnp.inexact) for y in ys)  # a complex number rounds, and has no rule
     if discrete and all(b.radius is None for b in balls):
         return [Ball(y) for y in ys]
     if name in ("ne", "eq", "sub") and eqn.invars[0] is eqn.invars[1]:
@@ -170,11 +172,12 @@ def apply(eqn: core.JaxprEqn, balls: list[Ball]) -> list[Ball]:
     if discrete and (name in UNARY or name in BINARY or name == "integer_pow"):
         return [Ball(ys[0], ARRAYS["and"](eqn.primitive, ys, *balls)[0])]
     if name in UNARY:
-        return [Ball(ys[0], unary(name, ys[0], balls[0]))]
+        return [Ball(ys[0], elementwise(name, ys[0], *balls))]
     if name in BINARY:
-        return [Ball(ys[0], BINARY[name](ys[0], *balls))]
+        return [Ball(ys[0], elementwise(name, ys[0], *balls))]
     if name == "integer_pow":
-        return [Ball(ys[0], integer_power(ys[0], balls[0], params["y"]))]
+        n = params["y"]
+        return [Ball(ys[0], mended(lambda y, x: integer_power(y, x, n), powers(n), ys[0], *balls))]
     if name in TABLE:
         rule = TABLE[name]
         return [Ball(y, radius) for y, radius in zip(ys, rule(eqn.primitive, ys, *balls, **params), strict=True)]
@@ -194,13 +197,13 @@ def interpret_high(primitive: Any, balls: list[Ball]) -> list[Ball]:
 def integer_power(y: jax.Array, x: Ball, n: int) -> jax.Array:
     """(|x| + e)^n - |x|^n <= n e (|x| + e)^(n - 1), and |n| u |x|^n for the multiplications; 1 / x^|n| through div."""
     if n < 0:
-        size = lax.integer_pow(x.value, -n)
+        size = x.value**-n
         whole = Ball(size, integer_power(size, x, -n))
         return BINARY["div"](y, Ball(jnp.ones_like(y)), whole)
     if n == 0:
         return jnp.zeros_like(y)
     e = radius_of(x)
-    spread = jnp.where(e == 0, 0.0, n * e * lax.integer_pow(jnp.abs(x.value) + e, n - 1))
+    spread = jnp.where(e == 0, 0.0, n * e * (jnp.abs(x.value) + e) ** (n - 1))
     own = jnp.where(x.value == 0, 0.0, max(n - 1, 0) * (unit(y) * jnp.abs(y) + tiny(y)))
     return settle(y, spread + own, (x,))
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from diffeq_gen.proof.either import apply as apply_primitive
 from diffeq_gen.proof.either import either as jnp
+from diffeq_gen.proof.either import is_traced
 from diffeq_gen.proof.rounding_rules import Ball, is_float, larger, overlap, radius_of, smaller, tiny, unit
 
 __all__ = [
@@ -180,6 +181,8 @@ def clamp(primitive: Any, ys: Sequence[jax.Array], low: Ball, x: Ball, high: Bal
 def compare(primitive: Any, ys: Sequence[jax.Array], a: Ball, b: Ball, **params: Any) -> Sequence:
     """A comparison is undecided where the intervals overlap."""
     mask = overlap(a, b)
+    if mask is not None and not is_traced([mask]) and not np.any(mask):
+        mask = None
     return [None if mask is None else jnp.broadcast_to(mask, ys[0].shape)]
 
 

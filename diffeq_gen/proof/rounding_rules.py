@@ -18,13 +18,14 @@ import numpy as np
 from jax import lax
 
 from diffeq_gen.proof.either import either as jnp
+from diffeq_gen.proof.either import is_traced
 
 __all__ = [
     "BINARY", "UNARY", "Ball", "Unary", "absolute", "add", "asin_amplification", "atan2", "atanh_ulps", "below",
     "cosh_amplification", "div", "erf_inv_amplification", "exp2_amplification", "exp_amplification", "few", "grow",
     "is_float", "larger", "lgamma_amplification", "local", "log1p_ulps", "log_ulps", "logistic_amplification",
     "mul", "overlap", "power", "power_of_two", "radius_of", "ratio", "remainder", "settle", "smaller",
-    "sqrt_amplification", "successor", "tan_amplification", "tanh_amplification", "tiny", "total", "unary", "unit",
+    "sqrt_amplification", "successor", "tan_amplification", "tanh_amplification", "tiny", "total", "unary", "unit", "unless",
 ]  # fmt: skip
 
 
@@ -94,14 +95,19 @@ def grow(e: jax.Array) -> jax.Array:
     return e * (1 + e)
 
 
+def unless(small: jax.Array, radius: jax.Array, large: Callable[[], jax.Array]) -> jax.Array:
+    """where(small, radius, large()), without the work of `large` where all is known to be small."""
+    return radius if not is_traced([small]) and np.all(small) else jnp.where(small, radius, large())
+
+
 def exp_amplification(x: jax.Array, y: jax.Array, e: jax.Array) -> jax.Array:
     """e^{x+e} - e^x = e^x (e^e - 1)."""
-    return jnp.where(e < 1, y * grow(e), jnp.exp(x + e))
+    return unless(e < 1, y * grow(e), lambda: jnp.exp(x + e))
 
 
 def exp2_amplification(x: jax.Array, y: jax.Array, e: jax.Array) -> jax.Array:
     """2^{x+e} - 2^x, with 2^e - 1 <= grow(e log 2)."""
-    return jnp.where(e < 1, y * grow(0.6932 * e), jnp.exp2(x + e))
+    return unless(e < 1, y * grow(0.6932 * e), lambda: jnp.exp2(x + e))
 
 
 def tan_amplification(x: jax.Array, y: jax.Array, e: jax.Array) -> jax.Array:
@@ -132,7 +138,7 @@ def asin_amplification(x: jax.Array, y: jax.Array, e: jax.Array) -> jax.Array:
 
 def logistic_amplification(x: jax.Array, y: jax.Array, e: jax.Array) -> jax.Array:
     """s' = s (1 - s), and log s' has slope at most one."""
-    return jnp.where(e < 1, y * (1 - y + 8 * unit(y)) * grow(e), lax.logistic(x + e))
+    return unless(e < 1, y * (1 - y + 8 * unit(y)) * grow(e), lambda: lax.logistic(x + e))
 
 
 def erf_inv_amplification(x: jax.Array, y: jax.Array, e: jax.Array) -> jax.Array:
@@ -190,7 +196,7 @@ def few(ulps: float) -> Callable:
 UNARY: dict[str, Unary] = {
     "exp": Unary(exp_amplification, lambda x, y: 2.5 + jnp.abs(x)),
     "exp2": Unary(exp2_amplification, lambda x, y: 2.5 + 1.5 * jnp.abs(x)),
-    "expm1": Unary(lambda x, y, e: jnp.where(e < 1, (y + 1) * grow(e), jnp.exp(x + e)), few(12.0)),
+    "expm1": Unary(lambda x, y, e: unless(e < 1, (y + 1) * grow(e), lambda: jnp.exp(x + e)), few(12.0)),
     "log": Unary(lambda x, y, e: ratio(e, x - e), few(4.0), lambda x: x == 0),
     "log2": Unary(lambda x, y, e: 1.4427 * ratio(e, x - e), few(6.0), lambda x: x == 0),
     "log1p": Unary(lambda x, y, e: ratio(e, 1 + x - e), log1p_ulps, lambda x: x == -1),
@@ -271,7 +277,7 @@ def power_of_two(x: jax.Array) -> bool:
 def add(y: jax.Array, a: Ball, b: Ball) -> jax.Array:
     """e_a + e_b + u |s|; no rounding where s is no larger than either operand (Sterbenz; Higham 2002, Theorem 2.5)."""
     small, large = jnp.minimum(jnp.abs(a.value), jnp.abs(b.value)), jnp.maximum(jnp.abs(a.value), jnp.abs(b.value))
-    flushed = (y == 0) & (small != large)
+    flushed = (jnp.abs(y) < tiny(y)) & (small != large)
     exact = (jnp.abs(y) <= small) | (small == 0)
     own = jnp.where(flushed, tiny(y), jnp.where(exact, 0.0, local(y, 1.0)))
     return settle(y, own + total(a.radius, b.radius), (a, b))
@@ -384,10 +390,7 @@ BINARY: dict[str, Callable] = {
 
 
 def overlap(a: Ball, b: Ball) -> jax.Array | None:
-    """|a - b| <= 2 (e_a + e_b): a comparison that rounding leaves undecided; exact operands always decide.
-
-    Twice, because XLA may compute an operand again, and differently, where it fuses the comparison with something else.
-    """
+    """|a - b| <= 2 (e_a + e_b): a comparison that rounding leaves undecided; twice, for XLA may compute an operand again."""
     if a.radius is None and b.radius is None:
         return None
     if not is_float(a.value):
