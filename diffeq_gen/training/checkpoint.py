@@ -4,11 +4,13 @@ folder/config.json, folder/<step>/ ...        each written whole or not at all
 """
 
 import json
+import zlib
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from diffeq_gen.training.state import State
@@ -77,6 +79,8 @@ class Checkpoints:
             found = self.manager.restore(step, args=ocp.args.StandardRestore(target))
         except Exception as error:
             raise ValueError(f"checkpoint {path} is damaged: {_first_line(error)}") from error
+        if int(found.pop("checksum")) != _checksum(found):
+            raise ValueError(f"checkpoint {path} is damaged: its numbers are not those that were saved")
         return State(**{**found, "key": jax.random.wrap_key_data(found["key"])})
 
     def close(self) -> None:
@@ -94,7 +98,16 @@ class Checkpoints:
 
 def _plain(state: State) -> dict[str, Any]:
     """The state with its key as numbers."""
-    return {**state._asdict(), "key": jax.random.key_data(state.key)}
+    tree = {**state._asdict(), "key": jax.random.key_data(state.key)}
+    return {**tree, "checksum": np.asarray(_checksum(tree), np.uint32)}
+
+
+def _checksum(tree: Any) -> int:
+    """CRC-32 of every leaf in order: orbax stores numbers without one, and reads a flipped bit back as it finds it."""
+    value = 0
+    for leaf in jax.tree.leaves(tree):
+        value = zlib.crc32(np.asarray(leaf).tobytes(), value)
+    return value
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

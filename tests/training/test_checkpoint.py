@@ -138,3 +138,21 @@ def test_a_configuration_cut_short_is_named(tmp_path):
     damaged(saved(tmp_path, 1), lambda path: path.name == "config.json")
     with pytest.raises(ValueError, match=r"config.json is damaged: "):
         latest(tmp_path)
+
+
+def test_a_flipped_bit_is_not_taken_for_a_number(tmp_path):
+    """Orbax reads it back as it finds it: whatever is not refused must be what was saved."""
+    kept = saved(tmp_path, 1)
+    wanted = [np.asarray(leaf) for leaf in jax.tree.leaves(latest(tmp_path)._replace(key=0))]
+    arrays = max((path for path in kept.rglob("*") if path.parent.name == "d"), key=lambda path: path.stat().st_size)
+    content, refused = arrays.read_bytes(), 0
+    for place in np.random.default_rng(0).integers(len(content), size=8):
+        arrays.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+        try:
+            found = latest(tmp_path)
+        except ValueError as error:
+            refused += "is damaged" in str(error)
+            continue
+        for one, other in zip(wanted, jax.tree.leaves(found._replace(key=0)), strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert refused
