@@ -17,7 +17,7 @@ from diffeq_gen.types import Point, Sample, require
 UNRESOLVED = 256
 """Ulps of alpha and sigma within which two points count as one."""
 
-__all__ = ["bridge", "eta_overshoot", "gap", "perturb", "renoise", "require_same_shape", "transition"]
+__all__ = ["bridge", "eta_overshoot", "gap", "noisy_gap", "perturb", "renoise", "require_same_shape", "transition"]
 
 
 def perturb(x0: Sample, eps: Sample, p: Point) -> Sample:
@@ -33,12 +33,20 @@ def perturb(x0: Sample, eps: Sample, p: Point) -> Sample:
 def gap(p: Point, q: Point) -> jax.Array:
     """Delta = lambda_q - lambda_p = 2 log(alpha_q sigma_p / (alpha_p sigma_q)), positive where q is the cleaner point.
 
-    The logarithms are of ratios near one, so a short step loses no more digits than alpha and sigma themselves carry.  Where
-    it loses all of them and the difference comes out negative, the gap is zero.
-    Raises: ValueError where log-SNR falls from p to q by more than that; traced values are then zero too.
-    Theorems: transition-kernel, log-snr-matches-point.
+    The logarithms are of ratios near one, so a short step loses no more digits than alpha and sigma themselves carry.
+    Negative where log-SNR rises with time: such a schedule has no kernels, but deterministic steps all the same.
+    Theorems: transition-kernel, log-snr-matches-point, no-sde-if-nonmonotone-snr.
     """
-    delta = 2 * (jnp.log(q.alpha / p.alpha) + jnp.log(p.sigma / q.sigma))
+    return 2 * (jnp.log(q.alpha / p.alpha) + jnp.log(p.sigma / q.sigma))
+
+
+def noisy_gap(p: Point, q: Point) -> jax.Array:
+    """max(Delta, 0): the gap across which noise is added.  Zero where a step is so short that rounding turns its sign.
+
+    Raises: ValueError where log-SNR falls from p to q by more than rounding can; traced values are then zero too.
+    Theorems: transition-kernel, sde-eta-exact-step.
+    """
+    delta = gap(p, q)
     rounding = UNRESOLVED * jnp.finfo(delta.dtype).eps
     require(lambda delta, t, s: (delta > -rounding) | (delta != delta), "log-SNR must not fall from t to s",
             gap=delta, t=p.t, s=q.t)  # fmt: skip
@@ -52,7 +60,7 @@ def transition(p: Point, q: Point) -> tuple[jax.Array, jax.Array]:
     Raises: ValueError where log-SNR falls from p to q: no such kernel exists.
     Theorems: transition-kernel, markov-semigroup.
     """
-    return p.alpha / q.alpha, p.sigma * jnp.sqrt(-jnp.expm1(-gap(p, q)))
+    return p.alpha / q.alpha, p.sigma * jnp.sqrt(-jnp.expm1(-noisy_gap(p, q)))
 
 
 def renoise(z: Sample, eps: Sample, p: Point, q: Point) -> Sample:
@@ -75,7 +83,7 @@ def bridge(p: Point, q: Point, overshoot: jax.Array | None = None) -> tuple[jax.
     Theorems: ancestral-posterior, ddim-nonmarkov-family, churn-general.
     """
     delta = gap(p, q)
-    overshoot = delta if overshoot is None else overshoot
+    overshoot = noisy_gap(p, q) if overshoot is None else overshoot
     return (
         q.sigma / p.sigma * jnp.exp(-overshoot / 2),
         -q.alpha * jnp.expm1(-(delta + overshoot) / 2),
@@ -90,7 +98,7 @@ def eta_overshoot(p: Point, q: Point, eta: float) -> jax.Array:
     A larger eta has no such bridge and gives nan.
     Theorems: ddim-eta-is-churn, eta-conventions.
     """
-    return -jnp.log1p(eta**2 * jnp.expm1(-gap(p, q)))
+    return -jnp.log1p(eta**2 * jnp.expm1(-noisy_gap(p, q)))
 
 
 def require_same_shape(**samples: Sample) -> None:

@@ -32,7 +32,7 @@ LIBRARIES = {0: {"jax", "chex", "numpy"}, 6: {"flax", "optax", "orbax", "sklearn
 LIBRARIES |= {7: {"hypothesis", "sympy", "mpmath"}, 8: {"matplotlib", "tyro", "pytest"}}
 """What a floor may import besides the standard library; a higher floor may all that a lower one may."""
 
-NATURAL = {"overshoot", "pole", "excinfo", "style"}
+NATURAL = {"overshoot", "pole", "sign", "excinfo", "style"}
 """Arguments of a formula that have one natural value; and those of pytest's own hooks."""
 
 BASES = {

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from diffeq_gen.paths import bridge, eta_overshoot, gap, transition
+from diffeq_gen.paths import bridge, eta_overshoot, noisy_gap, transition
 from diffeq_gen.schedules import at
 from diffeq_gen.types import Denoiser, Memory, Point, Sample, Sampler, Schedule, Time, concrete, require
 
@@ -44,7 +44,9 @@ def ddim(denoise: Denoiser, schedule: Schedule, *, eta: float = 0.0) -> Sampler:
     ddim-eta-is-churn, eta-conventions, kdiff-ancestral-is-ddim-eta, consistency-sampler-is-eta-max, ddim-inversion-error.
     """
     require(lambda eta: eta >= 0, "eta must not be negative", eta=eta)
-    return _sampler(denoise, schedule, lambda p, q: eta_overshoot(p, q, eta), noisy=not _is_zero(eta))
+    still = _is_zero(eta)
+    overshoot = lambda p, q: jnp.zeros_like(p.sigma) if still else eta_overshoot(p, q, eta)  # noqa: E731
+    return _sampler(denoise, schedule, overshoot, noisy=not still)
 
 
 def ddpm(denoise: Denoiser, schedule: Schedule, *, variance: float = 0.0) -> Sampler:
@@ -77,7 +79,7 @@ def churn(denoise: Denoiser, schedule: Schedule, *, undone: float = 0.5) -> Samp
     """
     require(lambda undone: 0 <= undone < 1, "undone must lie in [0, 1)", undone=undone)
     return _sampler(
-        denoise, schedule, lambda p, q: _times(undone / (1 - undone), gap(p, q)), noisy=not _is_zero(undone)
+        denoise, schedule, lambda p, q: _times(undone / (1 - undone), noisy_gap(p, q)), noisy=not _is_zero(undone)
     )
 
 
@@ -89,7 +91,7 @@ def exponential(denoise: Denoiser, schedule: Schedule, *, eta: float = 1.0) -> S
     Theorems: sde-eta-exact-step, generalised-euler-in-churn-coordinates, eta-conventions, first-order-law-orders.
     """
     require(lambda eta: eta >= 0, "eta must not be negative", eta=eta)
-    return _sampler(denoise, schedule, lambda p, q: _times(eta**2, gap(p, q)), noisy=not _is_zero(eta))
+    return _sampler(denoise, schedule, lambda p, q: _times(eta**2, noisy_gap(p, q)), noisy=not _is_zero(eta))
 
 
 def _sampler(
