@@ -21,9 +21,10 @@ def small(channels=(4, 8), **options):
 
 
 def moved(net, z):
-    """The network with every parameter moved away from where it began."""
-    params = jax.jit(net.init)(jax.random.key(0), jnp.asarray(z), jnp.float32(0))
-    params = jax.tree.map(lambda leaf: leaf + 0.05, params)
+    """The network with parameters away from where it begins, so that no block is silent."""
+    shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.asarray(z), jnp.float32(0))
+    rng = np.random.default_rng(2)
+    params = jax.tree.map(lambda leaf: jnp.float32(0.1) + 0.1 * rng.standard_normal(leaf.shape).astype("f"), shapes)
     return jax.jit(lambda z, log_snr: net.apply(params, z, log_snr))
 
 
