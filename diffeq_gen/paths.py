@@ -50,7 +50,7 @@ def noisy_gap(p: Point, q: Point) -> jax.Array:
     rounding = UNRESOLVED * jnp.finfo(delta.dtype).eps
     require(lambda delta, t, s: (delta > -rounding) | (delta != delta), "log-SNR must not fall from t to s",
             gap=delta, t=p.t, s=q.t)  # fmt: skip
-    return jnp.maximum(delta, 0)
+    return jnp.where(delta > 0, delta, 0)
 
 
 def transition(p: Point, q: Point) -> tuple[jax.Array, jax.Array]:

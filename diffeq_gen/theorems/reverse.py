@@ -215,7 +215,7 @@ def reverse_family(schedule, world, x0, eps, t, eta, bend):
 
     exploding = lambda t: (jnp.ones_like(t), schedule(t)[1] / schedule(t)[0])  # noqa: E731
     p = at(exploding, t)
-    x, beta = _noisy(x0, eps, exploding, t), eta**2 * p.sigma_dot / p.sigma
+    x, beta = _noisy(exploding, x0, eps, t), eta**2 * p.sigma_dot / p.sigma
     b, g = equations.reverse_sde(exact.denoiser(world, exploding), exploding, eta=eta)
     s = exact.score(world, x, p)
     edm = -p.sigma_dot * p.sigma * s - beta * p.sigma**2 * s
