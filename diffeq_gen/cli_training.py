@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -97,7 +97,13 @@ def train(
 
 
 def sample(
-    folder: tyro.conf.Positional[Path] = RUN, /, *, sampler: str = "ddim", steps: int = 50, n: int = 64, seed: int = 0
+    folder: tyro.conf.Positional[Path] = RUN,
+    /,
+    *,
+    sampler: str = "ddim",
+    steps: int = 50,
+    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 64,
+    seed: int = 0,
 ) -> int:
     """Draw pictures from a trained run into FOLDER/samples-SAMPLER.npy and .png.
 

@@ -72,7 +72,7 @@ def test_an_evaluation_is_a_file_of_numbers(folder, capsys):
 @pytest.mark.parametrize(
     ("args", "told"),
     [
-        (["--sampler", "ddmi"], "no sampler is named 'ddmi'; did you mean 'ddim'?"),
+        (["--sampler", "ddi"], "no sampler is named 'ddi'; did you mean 'ddim'?"),
         (["--steps", "0"], "steps must be at least 1, got steps=0"),
         (["--n", "0"], "n must be at least 1, got n=0"),
     ],
