@@ -10,6 +10,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 LAWS = """
+import pytest
+
 from diffeq_gen.schedules import Flow
 
 
@@ -22,6 +24,7 @@ def rising(t):
     return t, 1 - t
 
 
+@pytest.hookimpl(tryfirst=True)  # an installed plugin is registered after those of -p, and would be configured first
 def pytest_configure(config):
     spec = config.getoption("--diffeq-schedule")
     if spec is not None:  # one law is enough here
