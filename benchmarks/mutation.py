@@ -28,6 +28,7 @@ import time
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.mutators import Mutant, mutants
 
@@ -35,8 +36,8 @@ __all__ = ["SELECTIONS", "main", "selection"]
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = (
-    "schedules.py", "clocks.py", "bases.py",
-    "paths.py", "predictions.py", "exact.py", "exact/*.py",
+    "schedules/*.py", "clocks.py", "bases.py",
+    "paths.py", "predictions.py", "exact.py",
     "equations.py", "weights.py", "guidance.py", "couplings.py",
     "losses.py", "likelihood.py", "samplers/*.py", "corruptions/*.py",
 )  # fmt: skip
@@ -111,7 +112,18 @@ class Faulty(importlib.machinery.SourceFileLoader, importlib.abc.MetaPathFinder)
         return compile(self.source, self.path, "exec", dont_inherit=True)
 
 
-def child(root: Path, fault: Fault | None, tests: Sequence[str], log: Path) -> None:
+class First:
+    """A plugin of pytest: the tests of these names come first, in this order, and the rest as they were."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.places = {name: place for place, name in enumerate(names)}
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        """Sorts what was collected."""
+        items.sort(key=lambda item: self.places.get(item.nodeid, len(self.places)))
+
+
+def child(root: Path, fault: Fault | None, tests: Sequence[str], first: Sequence[str], log: Path) -> None:
     """The forked process: installs the fault, runs the tests, and leaves with pytest's exit code."""
     os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -127,7 +139,8 @@ def child(root: Path, fault: Fault | None, tests: Sequence[str], log: Path) -> N
             sys.modules["jax"].config.update("jax_persistent_cache_min_compile_time_secs", slower)
         if fault is not None:
             sys.meta_path.insert(0, Faulty(fault.module, root / fault.file, fault.mutant.source))
-        code = int(importlib.import_module("pytest").main([*STRICT, "-o", f"cache_dir={log}.cache", *tests]))
+        arguments = [*STRICT, "-o", f"cache_dir={log}.cache", *tests]
+        code = int(importlib.import_module("pytest").main(arguments, plugins=[First(first)]))
     except BaseException:
         traceback.print_exc()
     finally:
@@ -147,9 +160,9 @@ class Running:
 
 
 def forks(
-    root: Path, work: Iterable[tuple[Fault | None, Sequence[str], float]], jobs: int
+    root: Path, work: Iterable[tuple[Fault | None, Sequence[str], float, Sequence[str]]], jobs: int
 ) -> Iterator[dict[str, object]]:
-    """Runs (fault, tests, time limit) `jobs` at a time; yields outcome, seconds and killer as each one ends."""
+    """Runs (fault, tests, time limit, tests to begin with) `jobs` at a time; yields outcome, seconds and killer of each."""
     queue = iter(work)
     running: dict[int, Running] = {}
     exhausted = False
@@ -160,11 +173,11 @@ def forks(
                     item = next(queue, None)
                     exhausted = item is None
                     if item is not None:
-                        fault, tests, limit = item
+                        fault, tests, limit, first = item
                         log = Path(folder) / f"{time.monotonic_ns()}.log"
                         pid = os.fork()
                         if pid == 0:
-                            child(root, fault, tests, log)
+                            child(root, fault, tests, first, log)
                         running[pid] = Running(fault, log, time.monotonic(), limit)
                 yield from ended(running)
                 time.sleep(0.01)
@@ -209,7 +222,7 @@ def baselines(
     times = {}
     for tests in dict.fromkeys(selections):
         for together in (1, jobs):  # alone, to fill the cache of compiled code; then as many at once as there will be
-            for run in forks(root, [(None, tests, limit)] * together, together):
+            for run in forks(root, [(None, tests, limit, ())] * together, together):
                 if run["outcome"] != "survived":
                     words = run["text"][-3000:]
                     sys.exit(f"without a fault, pytest {' '.join(tests)} ends in {run['outcome']}:\n{words}")
@@ -272,11 +285,10 @@ def faults(chosen: argparse.Namespace) -> list[Fault]:
         sys.exit(f"no file of {package} matches {' '.join(chosen.files)}")
     found = []
     for file in files:
-        tests = tuple(selection(root, package, file))
-        if not tests:
+        tests, planted = tuple(selection(root, package, file)), mutants(file.read_text(encoding="utf-8"))
+        if planted and not tests:
             sys.exit(f"{file.relative_to(root)} has no tests: name them in SELECTIONS")
-        found += [Fault(file.relative_to(root).as_posix(), name_of(root, file), mutant, tests)
-                  for mutant in mutants(file.read_text(encoding="utf-8"))]  # fmt: skip
+        found += [Fault(file.relative_to(root).as_posix(), name_of(root, file), mutant, tests) for mutant in planted]
     if chosen.sample is not None and chosen.sample < len(found):
         picked = random.Random(chosen.seed).sample(range(len(found)), chosen.sample)
         found = [found[i] for i in sorted(picked)]
@@ -316,10 +328,14 @@ def planting(root: Path, left: Sequence[Fault], chosen: argparse.Namespace) -> l
     for tests, seconds in times.items():
         print(f"{seconds:6.1f} s without a fault: {' '.join(tests)}", flush=True)
     results = []
-    work = [(fault, fault.tests, chosen.patience + 4 * times[fault.tests]) for fault in left]
+    killers: dict[str, list[str]] = collections.defaultdict(list)  # of a file, the latest first: its next fault is near
+    work = ((fault, fault.tests, chosen.patience + 4 * times[fault.tests], killers[fault.file]) for fault in left)
     for i, run in enumerate(forks(root, work, chosen.jobs), 1):
         entry = record(run)
         results.append(entry)
+        if entry["killer"]:
+            latest = killers[entry["file"]]
+            latest[:] = [entry["killer"], *(name for name in latest if name != entry["killer"])]
         if chosen.json is not None:
             with open(chosen.json, "a", encoding="utf-8") as file:
                 file.write(json.dumps(entry) + "\n")
