@@ -207,7 +207,7 @@ def _draw(run: Any, sampler: str, n: int, steps: int, seed: int) -> Any:
     import jax
     import numpy as np
 
-    from diffeq_gen.training.evaluate import draw
+    from diffeq_gen.training.evaluation import draw
 
     shape = (n, *run.dataset.train.shape[1:])
     made = _samplers()[sampler](run.denoise, run.schedule)

@@ -31,6 +31,11 @@ def test_floors_0_to_5_import_jax_chex_and_numpy_only():
     assert not loaded_by("\n".join(f"import diffeq_gen.{chapter}" for chapter in LIGHT)) & HEAVY
 
 
+def test_the_theorems_need_no_network_and_no_picture():
+    """`diffeq-gen[prove]` installs none of these; optax and what it brings it does install."""
+    assert not loaded_by("import diffeq_gen.theorems") & {"flax", "orbax", "sklearn", "matplotlib", "tensorstore"}
+
+
 def test_the_pytest_plugin_loads_nothing_heavy():
     """It is imported by every test run on the machine where the package is installed."""
     assert not loaded_by("import diffeq_gen.pytest_plugin") & (HEAVY | {"jax", "chex"})

@@ -28,6 +28,7 @@ __all__ = [
     "cumulative",
     "extreme",
     "horner",
+    "over_devices",
     "product",
     "reduce_prod",
     "reduce_sum",
@@ -57,6 +58,20 @@ def reduce_sum(primitive: Any, ys: Sequence[jax.Array], x: Ball, *, axes: Sequen
         )
     truth = jnp.any(jnp.isinf(x.value), axes) & jnp.all(jnp.isfinite(e), axes)
     return [jnp.where(jnp.isinf(y) & truth, 0.0, finite(y, radius))]
+
+
+def over_devices(
+    primitive: Any,
+    ys: Sequence[jax.Array],
+    *xs: Ball,
+    axes: Sequence[int],
+    axis_index_groups: Any = None,
+    **params: Any,
+) -> Sequence:
+    """The psum of lanes under vmap, which is a sum over their axes.  Raises: NotImplementedError for real devices, or groups."""
+    if axis_index_groups is not None or not all(isinstance(axis, int) for axis in axes):
+        raise NotImplementedError(f"no rounding rule for a psum over {axes} in groups {axis_index_groups}")
+    return [reduce_sum(primitive, [y], x, axes=axes)[0] for y, x in zip(ys, xs, strict=True)]
 
 
 def product(total: Callable, summed: Callable, n: int, y: jax.Array, x: Ball) -> jax.Array:
@@ -255,6 +270,7 @@ SUMS: dict[str, Rule] = {
     "scatter-add": scatter_add,
     "scatter-sub": scatter_add,
     "reduce_sum": reduce_sum,
+    "psum": over_devices,
     "reduce_prod": reduce_prod,
     "reduce_max": extreme(1.0),
     "reduce_min": extreme(-1.0),

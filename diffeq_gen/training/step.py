@@ -32,6 +32,7 @@ def update(
 
     Metrics: loss, the norm of the gradient, and whether both were finite.  The state moves also where they were not, so
     that nothing is hidden: the loop stops there.
+    Theorems: data-parallel-step-is-the-whole-batch-step.
     """
 
     def step(state: State, x0: Sample) -> tuple[State, dict[str, jax.Array]]:
@@ -66,6 +67,7 @@ def parallel(
 
     State in and out is the plain one, not a stacked copy for each device.
     Raises: ValueError where the batch does not divide by the number of devices.
+    Theorems: data-parallel-step-is-the-whole-batch-step.
     """
     count = len(devices or jax.devices())
     local = len([device for device in devices or jax.devices() if device.process_index == jax.process_index()])

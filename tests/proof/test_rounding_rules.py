@@ -60,6 +60,7 @@ RULES: dict[str, tuple[Callable, tuple]] = {
     "scatter-add": (lambda x: (x * x).at[jnp.asarray([0, 0])].add(x[:2]), (V,)),
     "scatter-sub": (lambda x: (x * x).at[jnp.asarray([0, 0])].subtract(x[:2]), (V,)),
     "reduce_sum": (lambda x: jnp.sum(x * x), (V,)),
+    "psum": (lambda x: jax.vmap(lambda x: lax.psum(x * x, "lane"), axis_name="lane", out_axes=None)(x), (V,)),
     "reduce_prod": (lambda x: jnp.prod(x * x), (V,)),
     "reduce_max": (lambda x: jnp.max(x * x), (V,)),
     "reduce_min": (lambda x: jnp.min(x * x), (V,)),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffeq_gen import exact, samplers, schedules
-from diffeq_gen.training.evaluate import draw, nearest, sliced_wasserstein
+from diffeq_gen.training.evaluation import draw, nearest, sliced_wasserstein
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((300, 4))

@@ -10,7 +10,7 @@ import pytest
 
 from diffeq_gen import samplers
 from diffeq_gen.training import Config, evaluate, fit, restore
-from diffeq_gen.training.evaluate import draw, nearest, sliced_wasserstein
+from diffeq_gen.training.evaluation import draw, nearest, sliced_wasserstein
 
 SMALL = Config(net="mlp", channels=(8,), steps=6, batch=16)
 
