@@ -48,8 +48,9 @@ SELECTIONS: dict[str, list[str]] = {}
 
 THEOREMS = "property_tests/test_theorems.py"
 PRELOADED = ("numpy", "jax", "jax.numpy", "hypothesis", "pytest", "sympy", "mpmath")
-QUIET = ("-W", "ignore::pytest.PytestAssertRewriteWarning")  # a preloaded plugin's own asserts need no rewriting
-STRICT = ("-x", "-q", "--no-header", "-p", "no:xdist", *QUIET)
+STRICT = ("-x", "-q", "--no-header", "-p", "no:xdist", "--assert=plain")
+"""Plain asserts: pytest would rewrite every module of a package that has a plugin, and read it from its file to do so."""
+
 OUTCOMES = {0: "survived", 1: "killed", 2: "killed", 3: "killed", 4: "killed"}
 """By pytest's exit codes: 2 and 4 are errors at collection and in a conftest, which did not arise without the fault."""
 
@@ -230,6 +231,15 @@ def baselines(
     return times
 
 
+def canaries(root: Path, faults: Iterable[Fault], jobs: int, limit: float) -> None:
+    """Raises: SystemExit where a file that cannot even be imported passes its tests: then no fault in it is served."""
+    dead = Mutant(0, "canary", "", "", "raise ImportError('canary')\n")
+    planted = {fault.file: dataclasses.replace(fault, mutant=dead) for fault in faults}
+    for run in forks(root, ((fault, fault.tests, limit, ()) for fault in planted.values()), jobs):
+        if run["outcome"] != "killed":
+            sys.exit(f"the tests of {run['fault'].file} pass without it: {' '.join(run['fault'].tests)}")
+
+
 def record(run: dict[str, object]) -> dict[str, object]:
     """A line of the JSON file."""
     fault = run["fault"]
@@ -324,6 +334,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def planting(root: Path, left: Sequence[Fault], chosen: argparse.Namespace) -> list[dict[str, object]]:
     """Runs the faults that are left, tells of each as it ends, and appends it to the JSON file."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the forks are ended too
+    canaries(root, left, chosen.jobs, chosen.limit)
     times = baselines(root, (fault.tests for fault in left), chosen.jobs, chosen.limit)
     for tests, seconds in times.items():
         print(f"{seconds:6.1f} s without a fault: {' '.join(tests)}", flush=True)
