@@ -10,6 +10,7 @@ exists, which is when that is safe.  A selection must pass without a fault first
 """
 
 import argparse
+import ast
 import collections
 import contextlib
 import dataclasses
@@ -63,6 +64,38 @@ class Fault:
     module: str
     mutant: Mutant
     tests: tuple[str, ...]
+    place: str = ""
+    first: tuple[str, ...] = ()
+    """The function it is in, and the theorems that this function's docstring cites: they are asked before the rest."""
+
+
+def cited(text: str) -> list[str]:
+    """The theorems that docstrings name on their last lines, as tests."""
+    names = [name for line in re.findall(r"Theorems: ([\w,\s-]+)\.", text) for name in re.split(r",\s+", line)]
+    return [f"{THEOREMS}::test_theorem[{name}]" for name in dict.fromkeys(names)]
+
+
+def places(source: str) -> list[tuple[int, int, str, tuple[str, ...]]]:
+    """(first line, last line, name, theorems cited) of every function and class, the inner ones first."""
+    kinds = ast.FunctionDef | ast.ClassDef
+    nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, kinds)]
+    nodes.sort(key=lambda node: node.end_lineno - node.lineno)
+    return [(node.lineno, node.end_lineno, node.name, tuple(cited(ast.get_docstring(node) or ""))) for node in nodes]
+
+
+def faults_of(root: Path, package: Path, file: Path) -> list[Fault]:
+    """The faults of one file.  Raises: SystemExit where it has some, and no tests."""
+    source, tests = file.read_text(encoding="utf-8"), tuple(selection(root, package, file))
+    planted, regions = mutants(source), places(source)
+    if planted and not tests:
+        sys.exit(f"{file.relative_to(root)} has no tests: name them in SELECTIONS")
+    found = []
+    for mutant in planted:
+        around = [region for region in regions if region[0] <= mutant.line <= region[1]]
+        place = around[0][2] if around else ""
+        first = tuple(dict.fromkeys(name for region in around for name in region[3]))
+        found.append(Fault(file.relative_to(root).as_posix(), name_of(root, file), mutant, tests, place, first))
+    return found
 
 
 def selection(root: Path, package: Path, file: Path) -> list[str]:
@@ -78,10 +111,10 @@ def selection(root: Path, package: Path, file: Path) -> list[str]:
     tests = [path.relative_to(root).as_posix() for path in dict.fromkeys(found)]
     if (root / THEOREMS).is_file() and file.is_file():
         claims = "".join(page.read_text(encoding="utf-8") for page in sorted((package / "theorems").glob("*.py")))
-        known = {name.replace("_", "-") for name in re.findall(r"^def (\w+)", claims, re.MULTILINE)}
-        cited = re.findall(r"Theorems: ([\w,\s-]+)\.", file.read_text(encoding="utf-8"))
-        names = dict.fromkeys(name for line in cited for name in re.split(r",\s+", line))
-        tests += [f"{THEOREMS}::test_theorem[{name}]" for name in names if name in known]
+        known = cited(
+            "".join(f"Theorems: {name.replace('_', '-')}." for name in re.findall(r"^def (\w+)", claims, re.M))
+        )
+        tests += [test for test in cited(file.read_text(encoding="utf-8")) if test in known]
     return tests
 
 
@@ -117,10 +150,12 @@ class First:
     """A plugin of pytest: the tests of these names come first, in this order, and the rest as they were."""
 
     def __init__(self, names: Sequence[str]) -> None:
-        self.places = {name: place for place, name in enumerate(names)}
+        self.places = {name: place for place, name in enumerate(dict.fromkeys(names))}
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
-        """Sorts what was collected."""
+        """Sorts what was collected; and of a refuted theorem no simpler counterexample is looked for."""
+        if "diffeq_gen.theorems.registry" in sys.modules:
+            sys.modules["diffeq_gen.theorems.registry"].shrink = lambda broken, domains: None
         items.sort(key=lambda item: self.places.get(item.nodeid, len(self.places)))
 
 
@@ -295,10 +330,7 @@ def faults(chosen: argparse.Namespace) -> list[Fault]:
         sys.exit(f"no file of {package} matches {' '.join(chosen.files)}")
     found = []
     for file in files:
-        tests, planted = tuple(selection(root, package, file)), mutants(file.read_text(encoding="utf-8"))
-        if planted and not tests:
-            sys.exit(f"{file.relative_to(root)} has no tests: name them in SELECTIONS")
-        found += [Fault(file.relative_to(root).as_posix(), name_of(root, file), mutant, tests) for mutant in planted]
+        found += faults_of(root, package, file)
     if chosen.sample is not None and chosen.sample < len(found):
         picked = random.Random(chosen.seed).sample(range(len(found)), chosen.sample)
         found = [found[i] for i in sorted(picked)]
@@ -339,13 +371,18 @@ def planting(root: Path, left: Sequence[Fault], chosen: argparse.Namespace) -> l
     for tests, seconds in times.items():
         print(f"{seconds:6.1f} s without a fault: {' '.join(tests)}", flush=True)
     results = []
-    killers: dict[str, list[str]] = collections.defaultdict(list)  # of a file, the latest first: its next fault is near
-    work = ((fault, fault.tests, chosen.patience + 4 * times[fault.tests], killers[fault.file]) for fault in left)
+    killers: dict[tuple[str, str], list[str]] = collections.defaultdict(list)  # of a function, the latest first
+
+    def begin(fault: Fault) -> list[str]:
+        """What caught its neighbours, then what its function cites, then what caught anything in its file."""
+        return [*killers[fault.file, fault.place], *fault.first, *killers[fault.file, ""]]
+
+    work = ((fault, fault.tests, chosen.patience + 4 * times[fault.tests], begin(fault)) for fault in left)
     for i, run in enumerate(forks(root, work, chosen.jobs), 1):
         entry = record(run)
         results.append(entry)
-        if entry["killer"]:
-            latest = killers[entry["file"]]
+        for place in {run["fault"].place, ""} if entry["killer"] else ():
+            latest = killers[entry["file"], place]
             latest[:] = [entry["killer"], *(name for name in latest if name != entry["killer"])]
         if chosen.json is not None:
             with open(chosen.json, "a", encoding="utf-8") as file:
