@@ -42,6 +42,7 @@ def checked(schedule: Schedule, *, steps: int = 256) -> Schedule:
     Raises: TypeError where it is no schedule; ValueError naming the first time at which it fails, and the values there.
     """
     times = jnp.arange(1, steps) / steps
+    _pair(schedule, times[0])  # what it returns is named as a number here, not as a tracer
     p = jax.vmap(lambda t: at(schedule, t))(times)
     for name in ("alpha", "sigma"):
         value = getattr(p, name).reshape(steps - 1, -1)

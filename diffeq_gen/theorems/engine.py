@@ -20,7 +20,7 @@ from diffeq_gen.proof.residual import same_structure
 from diffeq_gen.proof.rounding import as_float, given, interpret
 from diffeq_gen.theorems.domains import Domain, draw, example, scalars
 
-__all__ = ["JUDGES", "Finding", "describe", "measure", "search", "shrink"]
+__all__ = ["JUDGES", "Finding", "describe", "imports", "measure", "search", "shrink"]
 
 Claim = Callable[..., Any]
 Measured = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -230,6 +230,27 @@ def shrink(broken: Callable[[Mapping[str, Any]], bool], domains: Mapping[str, Do
 def describe(case: Mapping[str, Any]) -> str:
     """The case as keyword arguments that can be pasted back: ``t=0.5, x0=array([0.0, 1.0])``."""
     return ", ".join(f"{name}={_literal(value)}" for name, value in case.items())
+
+
+def imports(case: Mapping[str, Any]) -> list[str]:
+    """The lines that a described case needs in front of it: numpy's words, and the nouns and functions that it names."""
+    found = {"from numpy import array, inf, nan"}
+
+    def visit(value: Any) -> None:
+        if dataclasses.is_dataclass(value):
+            for field in dataclasses.fields(value):
+                visit(getattr(value, field.name))
+        named = value if hasattr(value, "__qualname__") else type(value)
+        if named.__module__ not in ("builtins", "numpy") and "<" not in named.__qualname__ and _is_noun(value):
+            found.add(f"from {named.__module__} import {named.__qualname__.partition('.')[0]}")
+
+    for value in case.values():
+        visit(value)
+    return sorted(found)
+
+
+def _is_noun(value: Any) -> bool:
+    return not isinstance(value, np.ndarray | np.generic | jax.Array | float | int | None)
 
 
 def _literal(value: Any) -> str:

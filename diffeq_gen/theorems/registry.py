@@ -22,7 +22,7 @@ import jax
 import numpy as np
 
 from diffeq_gen.theorems.domains import Domain, example
-from diffeq_gen.theorems.engine import JUDGES, Finding, describe, search, shrink
+from diffeq_gen.theorems.engine import JUDGES, Finding, describe, imports, search, shrink
 
 __all__ = ["NearMiss", "Theorem", "Verdict", "about", "all_theorems", "get", "theorem"]
 
@@ -146,8 +146,16 @@ class Theorem:
         return Verdict(self.name, self.kind, not reason, reason, cases, ratios, decisive, len(self.misses), taken)
 
     def measure_at(self, case: Mapping[str, Any], *, dtype: str = "float64") -> Finding:
-        """The residual and its bound at one given case, without drawing any."""
-        return self._search(self.claim, self.order, self._variants({})[0], 1, 0, dtype, given=case)
+        """The residual and its bound at one given case, without drawing any: what a counterexample asks to be pasted.
+
+        A value of another structure than its domain's, such as a schedule of one's own, is taken as it is.
+        """
+        domains = self._variants({})[0]
+        known = {name: jax.tree.structure(value) for name, value in example(domains).items()}
+        fixed = {name: value for name, value in case.items() if jax.tree.structure(value) != known[name]}
+        free = {name: domain for name, domain in domains.items() if name not in fixed}
+        given = {name: value for name, value in case.items() if name in free}
+        return self._search(self.claim, self.order, free, 1, 0, dtype, fixed, given=given)
 
     def prove(self, *, seconds: float = 20.0) -> Any:
         """A symbolic proof of the shipped code: `symbolic.prove` of the claim, for an opaque schedule where it has one.
@@ -195,18 +203,20 @@ class Theorem:
         def broken(case: Mapping[str, Any]) -> bool:
             return self._search(self.claim, self.order, free, 1, 0, dtype, fixed, given=case).ratio > 1
 
-        simplest = shrink(broken, free) if free else None
+        seen, simplest = finding.cases, shrink(broken, free) if free else None
         if simplest is not None:
             finding = self._search(self.claim, self.order, free, 1, 0, dtype, fixed, given=simplest)
         case = {name: finding.case[name] for name in self.domains}
-        reason = (
-            f"{self.name}: residual {finding.residual:.3g} exceeds its bound {finding.bound:.3g} in {dtype}\n"
-            f"  {self.statement}\n"
-            f"  at {describe(case)}\n"
-            f"  paste: from numpy import array; from diffeq_gen import theorems\n"
-            f"         theorems.get({self.name!r})(...)  # with the values above"
-        )
-        return Verdict(self.name, self.kind, False, reason, finding.cases, ratios, decisive, 0, taken, case)
+        reason = "\n  ".join([
+            f"{self.name}: residual {finding.residual:.3g} exceeds its bound {finding.bound:.3g} in {dtype}",
+            self.statement,
+            f"at {describe(case)}",
+            "paste:",
+            *imports(case),
+            "from diffeq_gen import theorems",
+            f"theorems.get({self.name!r}).measure_at(dict({describe(case)}), dtype={dtype!r})",
+        ])  # fmt: skip
+        return Verdict(self.name, self.kind, False, reason, seen, ratios, decisive, 0, taken, case)
 
 
 def theorem(

@@ -67,6 +67,35 @@ def test_a_counterexample_is_shrunk_and_can_be_pasted_back(blank):
     case = eval(f"dict({line.strip()[3:]})", {"array": np.array})
     left, right = wrong(**case)
     assert left != right and case["y"] in (-1.0, 0.0, 1.0)
+    assert pasted(verdict).ratio > 1
+
+
+def pasted(verdict):
+    """What the last lines of a refutation evaluate to when they are pasted into an interpreter."""
+    *lines, last = verdict.reason.split("paste:\n")[1].splitlines()
+    names: dict = {}
+    exec("\n".join(line.strip() for line in lines), names)
+    return eval(last.strip(), names)
+
+
+def twisted(t):
+    """No schedule: alpha and sigma exchanged."""
+    return t, 1 - t
+
+
+@pytest.mark.parametrize("fixed", [{}, {"schedule": families.VP()}, {"schedule": twisted}])
+def test_a_counterexample_with_a_schedule_is_pasted_whole(blank, fixed):
+    def wrong(schedule, t, x):
+        """alpha = 2 alpha."""
+        return schedule(t)[0] + 0 * x[0], 2 * schedule(t)[0]
+
+    verdict = plant(
+        wrong, lambda schedule, t, x: (t, t + 1), domains={"schedule": schedules, "t": times, "x": vectors(2)}
+    )
+    verdict = verdict.check(precisions=("float32",), **fixed)
+    again = pasted(verdict)
+    assert again.ratio > 1 and "dtype='float32'" in verdict.reason
+    assert np.isclose(again.residual, float(verdict.reason.split("residual ")[1].split()[0]), rtol=0.01)
 
 
 def test_nan_is_a_refutation(blank):
