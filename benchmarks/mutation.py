@@ -190,6 +190,7 @@ class Running:
     """A fork under way."""
 
     fault: Fault | None
+    tests: tuple[str, ...]
     log: Path
     start: float
     limit: float
@@ -214,7 +215,7 @@ def forks(
                         pid = os.fork()
                         if pid == 0:
                             child(root, fault, tests, first, log)
-                        running[pid] = Running(fault, log, time.monotonic(), limit)
+                        running[pid] = Running(fault, tuple(tests), log, time.monotonic(), limit)
                 yield from ended(running)
                 time.sleep(0.01)
         finally:
@@ -237,7 +238,7 @@ def ended(running: dict[int, Running]) -> Iterator[dict[str, object]]:
         run.log.unlink(missing_ok=True)
         killer = re.search(r"^(?:FAILED|ERROR) (\S+)", text, re.MULTILINE)
         outcome = "timeout" if not done else "killed" if code < 0 else OUTCOMES.get(code, "error")
-        yield {"fault": run.fault, "outcome": outcome, "seconds": round(seconds, 2), "code": code,
+        yield {"fault": run.fault, "tests": run.tests, "outcome": outcome, "seconds": round(seconds, 2), "code": code,
                "killer": killer[1] if killer else "", "text": text}  # fmt: skip
 
 
@@ -254,15 +255,17 @@ def stop(pid: int) -> None:
 def baselines(
     root: Path, selections: Iterable[tuple[str, ...]], jobs: int, limit: float
 ) -> dict[tuple[str, ...], float]:
-    """Selection -> seconds without a fault.  Raises: SystemExit, with pytest's words, where one does not pass."""
+    """Selection -> seconds without a fault, `jobs` selections at a time; each fills the cache of compiled code.
+
+    Raises: SystemExit, with pytest's words, where one does not pass.
+    """
     times = {}
-    for tests in dict.fromkeys(selections):
-        for together in (1, jobs):  # alone, to fill the cache of compiled code; then as many at once as there will be
-            for run in forks(root, [(None, tests, limit, ())] * together, together):
-                if run["outcome"] != "survived":
-                    words = run["text"][-3000:]
-                    sys.exit(f"without a fault, pytest {' '.join(tests)} ends in {run['outcome']}:\n{words}")
-                times[tests] = run["seconds"]
+    work = [(None, tests, limit, ()) for tests in dict.fromkeys(selections)]
+    for run in forks(root, work, jobs):
+        if run["outcome"] != "survived":
+            words = run["text"][-3000:]
+            sys.exit(f"without a fault, pytest {' '.join(run['tests'])} ends in {run['outcome']}:\n{words}")
+        times[run["tests"]] = run["seconds"]
     return times
 
 
@@ -313,7 +316,7 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help="leave out what the JSON file already tells")
     parser.add_argument("--sample", type=int, default=None, help="so many mutants, drawn at random")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--limit", type=float, default=300.0, help="seconds for a selection without a fault")
+    parser.add_argument("--limit", type=float, default=900.0, help="seconds for a selection without a fault")
     parser.add_argument("--patience", type=float, default=10.0, help="seconds granted beyond four times that")
     parser.add_argument("--preload", nargs="+", default=list(PRELOADED), metavar="MODULE", help="imported once, before")
     parser.add_argument("--list", action="store_true", help="only list the mutants")
