@@ -18,6 +18,7 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import itertools
 import json
 import os
 import random
@@ -190,7 +191,6 @@ class Running:
     """A fork under way."""
 
     fault: Fault | None
-    tests: tuple[str, ...]
     log: Path
     start: float
     limit: float
@@ -215,7 +215,7 @@ def forks(
                         pid = os.fork()
                         if pid == 0:
                             child(root, fault, tests, first, log)
-                        running[pid] = Running(fault, tuple(tests), log, time.monotonic(), limit)
+                        running[pid] = Running(fault, log, time.monotonic(), limit)
                 yield from ended(running)
                 time.sleep(0.01)
         finally:
@@ -238,7 +238,7 @@ def ended(running: dict[int, Running]) -> Iterator[dict[str, object]]:
         run.log.unlink(missing_ok=True)
         killer = re.search(r"^(?:FAILED|ERROR) (\S+)", text, re.MULTILINE)
         outcome = "timeout" if not done else "killed" if code < 0 else OUTCOMES.get(code, "error")
-        yield {"fault": run.fault, "tests": run.tests, "outcome": outcome, "seconds": round(seconds, 2), "code": code,
+        yield {"fault": run.fault, "outcome": outcome, "seconds": round(seconds, 2), "code": code,
                "killer": killer[1] if killer else "", "text": text}  # fmt: skip
 
 
@@ -252,21 +252,16 @@ def stop(pid: int) -> None:
         os.waitpid(pid, 0)
 
 
-def baselines(
-    root: Path, selections: Iterable[tuple[str, ...]], jobs: int, limit: float
-) -> dict[tuple[str, ...], float]:
-    """Selection -> seconds without a fault, `jobs` selections at a time; each fills the cache of compiled code.
+def baseline(root: Path, tests: Sequence[str], limit: float) -> float:
+    """Seconds of a selection without a fault; it fills the cache of compiled code.
 
-    Raises: SystemExit, with pytest's words, where one does not pass.
+    Raises: SystemExit, with pytest's words, where it does not pass.
     """
-    times = {}
-    work = [(None, tests, limit, ()) for tests in dict.fromkeys(selections)]
-    for run in forks(root, work, jobs):
-        if run["outcome"] != "survived":
-            words = run["text"][-3000:]
-            sys.exit(f"without a fault, pytest {' '.join(run['tests'])} ends in {run['outcome']}:\n{words}")
-        times[run["tests"]] = run["seconds"]
-    return times
+    (run,) = forks(root, [(None, tests, limit, ())], 1)
+    if run["outcome"] != "survived":
+        sys.exit(f"without a fault, pytest {' '.join(tests)} ends in {run['outcome']}:\n{run['text'][-3000:]}")
+    print(f"{run['seconds']:6.1f} s without a fault: {' '.join(tests)}", flush=True)
+    return run["seconds"]
 
 
 def canaries(root: Path, faults: Iterable[Fault], jobs: int, limit: float) -> None:
@@ -328,7 +323,7 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
 def faults(chosen: argparse.Namespace) -> list[Fault]:
     """The faults asked for.  Raises: SystemExit where a pattern has no file, or a file has no tests."""
     root, package = chosen.root.resolve(), chosen.root.resolve() / chosen.package
-    files = sorted({file for pattern in chosen.files for file in package.glob(pattern)})
+    files = list(dict.fromkeys(file for pattern in chosen.files for file in sorted(package.glob(pattern))))
     if not files:
         sys.exit(f"no file of {package} matches {' '.join(chosen.files)}")
     found = []
@@ -367,32 +362,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def planting(root: Path, left: Sequence[Fault], chosen: argparse.Namespace) -> list[dict[str, object]]:
-    """Runs the faults that are left, tells of each as it ends, and appends it to the JSON file."""
+    """Runs the faults that are left, file by file, tells of each as it ends, and appends it to the JSON file."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the forks are ended too
-    canaries(root, left, chosen.jobs, chosen.limit)
-    times = baselines(root, (fault.tests for fault in left), chosen.jobs, chosen.limit)
-    for tests, seconds in times.items():
-        print(f"{seconds:6.1f} s without a fault: {' '.join(tests)}", flush=True)
-    results = []
+    results: list[dict[str, object]] = []
     killers: dict[tuple[str, str], list[str]] = collections.defaultdict(list)  # of a function, the latest first
 
     def begin(fault: Fault) -> list[str]:
         """What caught its neighbours, then what its function cites, then what caught anything in its file."""
         return [*killers[fault.file, fault.place], *fault.first, *killers[fault.file, ""]]
 
-    work = ((fault, fault.tests, chosen.patience + 4 * times[fault.tests], begin(fault)) for fault in left)
-    for i, run in enumerate(forks(root, work, chosen.jobs), 1):
-        entry = record(run)
-        results.append(entry)
-        for place in {run["fault"].place, ""} if entry["killer"] else ():
-            latest = killers[entry["file"], place]
-            latest[:] = [entry["killer"], *(name for name in latest if name != entry["killer"])]
-        if chosen.json is not None:
-            with open(chosen.json, "a", encoding="utf-8") as file:
-                file.write(json.dumps(entry) + "\n")
-        if entry["outcome"] != "killed" or i % 50 == 0:
-            fault = f"{entry['file']}:{entry['line']} {entry['before']} => {entry['after']}"
-            print(f"[{i}/{len(left)}] {entry['outcome']} {fault}", flush=True)
+    for tests, faults in itertools.groupby(left, key=lambda fault: fault.tests):
+        here = list(faults)
+        canaries(root, here, chosen.jobs, chosen.limit)
+        limit = chosen.patience + 4 * baseline(root, tests, chosen.limit)
+        for run in forks(root, ((fault, tests, limit, begin(fault)) for fault in here), chosen.jobs):
+            entry = record(run)
+            results.append(entry)
+            for place in {run["fault"].place, ""} if entry["killer"] else ():
+                latest = killers[entry["file"], place]
+                latest[:] = [entry["killer"], *(name for name in latest if name != entry["killer"])]
+            if chosen.json is not None:
+                with open(chosen.json, "a", encoding="utf-8") as file:
+                    file.write(json.dumps(entry) + "\n")
+            if entry["outcome"] != "killed" or len(results) % 50 == 0:
+                fault = f"{entry['file']}:{entry['line']} {entry['before']} => {entry['after']}"
+                print(f"[{len(results)}/{len(left)}] {entry['outcome']} {fault}", flush=True)
     return results
 
 
