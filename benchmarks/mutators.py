@@ -32,6 +32,7 @@ _PAIRS = (
 )  # fmt: skip
 _NEIGHBOURS = dict(_PAIRS) | {b: a for a, b in _PAIRS}
 _EPSILON = 1 + 1e-6
+_COMMUTATIVE = {"maximum", "minimum", "max", "min", "hypot", "logaddexp", "add", "multiply"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +139,8 @@ class _Finder:
 
     def _call(self, node: ast.Call) -> Iterator[Change]:
         args = node.args
-        for i in range(len(args) - 1):
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        for i in range(0 if name in _COMMUTATIVE else len(args) - 1):
             if not any(isinstance(arg, ast.Starred | ast.JoinedStr) or _is_text(arg) for arg in args[i : i + 2]):
                 yield node, "arguments swapped", _with(node, args=[*args[:i], args[i + 1], args[i], *args[i + 2 :]])
         if isinstance(node.func, ast.Name) and node.func.id == "range":

@@ -27,6 +27,17 @@ def test_bisection_is_differentiable_and_clips_outside_the_range():
     assert clocks.time_at(ve, 5.0) == 0 and np.allclose(clocks.time_at(ve, -9.0), 1)
 
 
+def test_just_outside_the_range_the_newton_step_is_cut_too():
+    falling = lambda t: (jnp.ones_like(t), jnp.exp(t))  # noqa: E731  log-SNR from 0 to -2: half a unit off is a quarter in t
+    assert [float(clocks.time_at(falling, value)) for value in (0.5, -2.5)] == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("log_snr", [-2000.0, 2000.0])
+def test_beyond_every_float_the_time_is_an_end_and_its_slope_finite(log_snr):
+    t, slope = jax.value_and_grad(lambda value: clocks.time_at(cubic, value))(log_snr)
+    assert np.allclose(t, 1 if log_snr < 0 else 0, atol=1e-9) and bool(jnp.isfinite(slope))
+
+
 def test_bisection_differentiates_in_the_parameters_of_a_schedule():
     slope = jax.grad(lambda k: clocks.time_at(lambda t: (1 - t**3, k * t), 1.5))(2.0)
     plus, minus = (clocks.time_at(lambda t, k=k: (1 - t**3, k * t), 1.5) for k in (2 + 1e-6, 2 - 1e-6))
@@ -49,6 +60,18 @@ def test_karras_is_the_papers_grid():
     assert np.allclose(sigma, (80 ** (1 / 7) + i * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7)
 
 
+def test_what_is_left_out_is_what_the_docstrings_say():
+    """The whole of [0, 1]; log-SNR cut at 15, where the weaker part has 5.5e-4 of the amplitude; Karras et al. 2022, Table 1."""
+    assert clocks.uniform(4).tolist() == [1, 0.75, 0.5, 0.25, 0]
+    low, high = clocks.log_snr_range(Cosine())
+    assert (float(low), float(high)) == (-15.0, 15.0) and f"{np.exp(-float(high) / 2):.1e}" == "5.5e-04"
+    ends = jax.vmap(lambda t: clocks.log_snr(Cosine(), t))(clocks.uniform_log_snr(Cosine(), 3)[np.array([0, -1])])
+    assert np.allclose(ends, [-15, 15], rtol=1e-12)
+    everything = clocks.karras(EDM(sigma_min=1e-4, sigma_max=1e4), 3)
+    sigma = jax.vmap(EDM(sigma_min=1e-4, sigma_max=1e4))(everything)[1]
+    assert np.allclose(sigma, np.linspace(80 ** (1 / 7), 0.002 ** (1 / 7), 4) ** 7, rtol=1e-9)
+
+
 def test_a_grid_is_cut_to_what_the_schedule_reaches():
     times = clocks.uniform_log_snr(VE(0.1, 10.0), 4, log_snr_min=-100.0, log_snr_max=100.0)
     assert np.allclose(times, [1, 0.75, 0.5, 0.25, 0])
@@ -60,7 +83,10 @@ def test_a_grid_is_cut_to_what_the_schedule_reaches():
         (lambda: clocks.uniform(0), "at least one step, got n=0"),
         (lambda: clocks.uniform(3, first=0.2, last=0.4), "times must fall from first to last"),
         (lambda: clocks.uniform_log_snr(Flow(), 3, log_snr_min=2.0, log_snr_max=1.0), "log_snr_min must be below"),
+        (lambda: clocks.uniform_log_snr(Flow(), 3, log_snr_min=1.0, log_snr_max=1.0), "log_snr_min must be below"),
+        (lambda: clocks.uniform(3, first=0.4, last=0.4), "times must fall from first to last"),
         (lambda: clocks.karras(Flow(), 3, rho=0.0), "rho must be positive"),
+        (lambda: clocks.karras(Flow(), 3, sigma_min=2.0, sigma_max=2.0), "sigma must fall"),
         (lambda: clocks.karras(Flow(), 3, sigma_min=0.0), "sigma must fall"),
     ],
 )
