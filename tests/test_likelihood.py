@@ -54,6 +54,84 @@ def test_the_elbo_is_below_and_near_in_the_mean():
     assert abs(gap.mean()) < 5 * gap.std() / np.sqrt(len(gap)) + 0.02
 
 
+GAUSSIAN = exact.Gaussian(jnp.array([0.4, -0.7]), jnp.array([[0.5, 0.2], [0.2, 0.3]]))
+
+
+@pytest.mark.parametrize("schedule", [Flow(), VP()], ids=repr)
+def test_on_gaussian_data_it_is_the_law_of_the_closed_flow_map(schedule):
+    """log N(z_1) + log |dz_1/dx0|, with z_1 in units of sqrt(alpha^2 + sigma^2) and dz_1/dx0 by autodiff of `flow_map`."""
+    denoise, x0 = exact.denoiser(GAUSSIAN, schedule), jnp.array([1.1, -0.2])
+    low, high = clocks.log_snr_range(schedule, log_snr_min=-6.0, log_snr_max=7.0)
+    clean, noisy = (at(schedule, clocks.time_at(schedule, value)) for value in (high, low))
+
+    def encode(x0):
+        z = exact.flow_map(GAUSSIAN, clean.alpha * x0, clean, noisy)
+        return z / jnp.hypot(noisy.alpha, noisy.sigma)
+
+    _, volume = jnp.linalg.slogdet(jax.jacfwd(encode)(x0))
+    wanted = jnp.sum(stats.norm.logpdf(encode(x0))) + volume
+    read = jax.jit(lambda x0: likelihood.log_prob(denoise, schedule, x0, steps=1000, log_snr_min=-6.0, log_snr_max=7.0))
+    np.testing.assert_allclose(read(x0), wanted, rtol=1e-9)  # (13/1000)^4 is 3e-8, times slopes of a hundredth
+
+
+def test_what_is_left_out_is_32_steps_between_log_snrs_of_12():
+    denoise, x0, key = exact.denoiser(GAUSSIAN, Flow()), jnp.array([1.1, -0.2]), jax.random.key(4)
+    ends = {"log_snr_min": -12.0, "log_snr_max": 12.0}
+    assert likelihood.log_prob(denoise, Flow(), x0) == likelihood.log_prob(denoise, Flow(), x0, steps=32, **ends)
+    short, whole = (likelihood.elbo(key, denoise, Flow(), x0, **options) for options in ({}, {"samples": 64, **ends}))
+    assert short == whole
+
+
+def gaussian_kl(mean, std, wide):
+    """KL(N(mean, std^2) || N(0, wide^2)) in nats, by the trapezoidal rule."""
+    x = np.linspace(mean - 14 * std, mean + 14 * std, 20_001)
+    density = np.exp(-(((x - mean) / std) ** 2) / 2) / (std * np.sqrt(2 * np.pi))
+    ratio = ((x / wide) ** 2 - ((x - mean) / std) ** 2) / 2 + np.log(wide / std)
+    return float(np.sum(density * ratio) * (x[1] - x[0]))
+
+
+@pytest.mark.parametrize("schedule", [Flow(), VP()], ids=repr)
+def test_the_terms_of_the_elbo_one_by_one(schedule):
+    """A denoiser that knows x0 leaves the prior and the reconstruction; a wrong guess adds (e^max - e^min)/2 |x0 - guess|^2."""
+    x0, guess, key = jnp.array([1.1, -0.2, 0.4]), jnp.array([0.6, 0.3, 0.2]), jax.random.key(4)
+
+    def elbo(x0_hat, low, high, samples=4):
+        ends = {"log_snr_min": low, "log_snr_max": high}
+        return float(likelihood.elbo(key, lambda z, t: x0_hat, schedule, x0, samples=samples, **ends))
+
+    def prior(low):
+        p = at(schedule, clocks.time_at(schedule, low))
+        return sum(gaussian_kl(*map(float, (p.alpha * x, p.sigma, jnp.hypot(p.alpha, p.sigma)))) for x in x0)
+
+    np.testing.assert_allclose(elbo(x0, -4.0, 3.0) - elbo(x0, -4.0, 5.0), -3 / 2 * 2, rtol=1e-12)
+    np.testing.assert_allclose(elbo(x0, -4.0, 3.0) - elbo(x0, -1.0, 3.0), prior(-1.0) - prior(-4.0), rtol=1e-9)
+    wrong = elbo(x0, -4.0, 3.0, 4096) - elbo(guess, -4.0, 3.0, 4096)
+    np.testing.assert_allclose(wrong, (np.exp(3) - np.exp(-4)) / 2 * np.sum((x0 - guess) ** 2), rtol=1e-4)
+    keys = jax.random.split(jax.random.key(5), 4000)
+    ends = {"log_snr_min": -4.0, "log_snr_max": 3.0}
+    many = jax.vmap(lambda key: likelihood.elbo(key, lambda z, t: x0, schedule, x0, samples=1, **ends))(keys)
+    rest = np.asarray(many) + prior(-4.0) + 3 / 2 * (np.log(2 * np.pi) - 3)  # -|eps|^2/2, of mean -3/2 and variance 3/2
+    assert abs(rest.mean() + 3 / 2) < 5 * np.sqrt(1.5 / 4000) and abs(rest.var() - 1.5) < 0.4
+
+
+def test_the_draws_of_the_elbo_are_one_in_each_stratum_and_differ_between_keys():
+    seen = []
+
+    def watching(z, t):
+        jax.debug.callback(lambda t: seen.append(float(t)), t)
+        return 0 * z
+
+    for key in (0, 1):
+        likelihood.elbo(
+            jax.random.key(key), watching, Flow(), jnp.zeros(2), samples=16, log_snr_min=-8.0, log_snr_max=8.0
+        )
+    jax.effects_barrier()
+    log_snrs = np.reshape([clocks.log_snr(Flow(), t) for t in seen], (2, 16))
+    assert (np.floor((np.sort(log_snrs, axis=1) + 8).round(9)) == np.arange(16)).all()
+    shares = np.mod(np.sort(log_snrs, axis=1), 1)
+    assert len(np.unique(shares.round(9))) == 32
+
+
 def test_the_exact_divergence_is_the_trace_of_the_jacobian():
     denoise = exact.denoiser(WORLD, Flow())
     z, t = jnp.array([0.3, -0.7]), 0.4

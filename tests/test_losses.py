@@ -78,3 +78,28 @@ def test_stratified_times_fill_the_interval_and_are_uniform_one_by_one():
         and losses.ENDS[0] <= first.min()
         and first.max() <= losses.ENDS[1]
     )
+
+
+def test_times_run_between_the_ends_in_a_straight_line():
+    """Left out they are 1e-4 and 1 - 1e-4; the last of many times, if the first falls just above its end, is just below the other."""
+    read = lambda **ends: losses.stratified_times(jax.random.key(3), jnp.arange(5), 5, **ends)  # noqa: E731
+    share = read(ends=(0.0, 1.0))
+    for ends, times in (((0.25, 0.75), read(ends=(0.25, 0.75))), ((1e-4, 1 - 1e-4), read())):
+        np.testing.assert_allclose((times - ends[0]) / (ends[1] - ends[0]), share, rtol=1e-12)
+    gaps = np.diff(np.sort(share))
+    np.testing.assert_allclose(gaps, 0.2, rtol=1e-12)
+
+
+def test_every_sample_has_noise_of_its_own():
+    """A network that is asked for the noise and says nothing is told |eps|^2: its mean is one, and no two samples agree."""
+    x0 = jnp.zeros((4000, 2))
+    read = lambda x0: losses.loss(jax.random.key(0), lambda z, t: 0 * z, Cosine(), x0, prediction=predictions.noise)  # noqa: E731
+    assert abs(float(read(x0)) - 1) < 5 * np.sqrt(2 / 8000)
+    alone = [
+        losses.loss(
+            jax.random.key(0), lambda z, t: 0 * z, Cosine(), x0[:1], prediction=predictions.noise,
+            indices=jnp.array([i]), total=4000,
+        )
+        for i in range(3)
+    ]  # fmt: skip
+    assert len({float(value) for value in alone}) == 3

@@ -59,6 +59,15 @@ def test_the_implied_weight_turns_a_plain_loss_into_a_weighted_one():
         np.testing.assert_allclose(weighted, plain / 2, rtol=1e-12)
 
 
+def test_what_is_left_out_is_what_the_papers_use():
+    """Karras et al. 2022, Table 1: P_mean = -1.2, P_std = 1.2, sigma_data = 0.5; Esser et al. 2024: a standard logit-normal."""
+    for short, whole in (
+        (weights.edm(), weights.edm(mean=-1.2, std=1.2, sigma_data=0.5)),
+        (weights.logit_normal(), weights.logit_normal(mean=0.0, std=1.0)),
+    ):
+        assert short(0.7) == whole(0.7)
+
+
 def test_constants_are_checked():
     for make in (
         lambda: weights.edm(std=0.0),
