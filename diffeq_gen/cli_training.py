@@ -156,9 +156,11 @@ def evaluate(
 
     _positive(images=images, samples=samples, steps=steps, ode_steps=ode_steps)
     run = training.restore(folder)
-    result = training.evaluate(
-        jax.random.key(seed), run, images=images, samples=samples, steps=steps, ode_steps=ode_steps
-    )
+    key, images = jax.random.key(seed), min(images, len(run.dataset.held_out))
+    with progress("evaluating", images) as advance:
+        result = training.evaluate(
+            key, run, images=images, samples=samples, steps=steps, ode_steps=ode_steps, report=advance
+        )
     write_json(folder / "evaluation.json", result)
     held_out = run.dataset.scaled(run.dataset.held_out[:64])
     sheets = {"held-out data": held_out, "samples, DDIM": _draw(run, "ddim", 64, steps, seed)}
@@ -237,7 +239,7 @@ def progress(what: str, total: int) -> Iterator[Callable[[int, dict[str, float]]
         with Progress(*columns, transient=True) as bar:
             task = bar.add_task(what, total=total)
             yield lambda step, metrics: bar.update(
-                task, completed=step, description=f"{what}, loss {metrics.get('loss', 0):.4f}"
+                task, completed=step, description=", ".join([what, *(f"{k} {v:.4f}" for k, v in metrics.items())])
             )
         return
     last = [time.monotonic()]

@@ -54,7 +54,8 @@ def demo(*, out: Path = Path("report"), steps: int = 1500, cases: int = 200, ima
         "EDM (Heun), 25 steps": _draw(run, "edm", 64, 25, 0),
         "held-out data": np.asarray(run.dataset.scaled(run.dataset.held_out[:64])),
     }
-    scores = training.evaluate(jax.random.key(0), run, images=images, samples=300, ode_steps=12)
+    with progress("evaluating", images) as advance:
+        scores = training.evaluate(jax.random.key(0), run, images=images, samples=300, ode_steps=12, report=advance)
     write_json(out / "evaluation.json", scores)
     held = sum(bool(verdict) for verdict in verdicts)
     rows = [

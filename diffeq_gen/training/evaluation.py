@@ -4,6 +4,7 @@ SW_2^2 = mean over directions w of W_2^2(w.x, w.y),   in one dimension W_2 coupl
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -55,33 +56,38 @@ def draw(
 
 
 def evaluate(
-    key: Key, run: Run, *, images: int = 297, samples: int = 500, steps: int = 50, ode_steps: int = 24
-) -> dict[str, Any]:
+    key: Key, run: Run, *, images: int = 297, samples: int = 500, steps: int = 50, ode_steps: int = 24,
+    report: Callable[[int, dict[str, float]], None] = lambda images, metrics: None,
+) -> dict[str, Any]:  # fmt: skip
     """Bits per dimension of held-out pictures by the probability flow and by the ELBO, and distances of samples to data.
 
     Uniform dequantisation, one draw per picture; the two likelihoods are of the same dequantised pictures.  `*_error` is
     the standard error over pictures.  `sw_floor` is the distance of training to held-out data, `sw_noise` that of noise.
+    `report` hears after every picture how many are done, and the mean so far.
     """
     data_key, elbo_key, sample_key, noise_key = jax.random.split(key, 4)
     held_out = run.dataset.held_out[:images]
     x0 = run.dataset.dequantised(data_key, held_out)
-    d = math.prod(x0.shape[1:])
-    exact = jax.jit(
-        lambda x0: jax.lax.map(lambda x: likelihood.log_prob(run.denoise, run.schedule, x, steps=ode_steps), x0)
-    )(x0)
-    keys = jax.random.split(elbo_key, len(x0))
-    bound = jax.jit(
-        lambda keys, x0: jax.lax.map(
-            lambda pair: likelihood.elbo(pair[0], run.denoise, run.schedule, pair[1]), (keys, x0)
+    d, width = math.prod(x0.shape[1:]), run.dataset.bin_width
+
+    @jax.jit
+    def read(key: Key, x0: Sample) -> tuple[jax.Array, jax.Array]:
+        nats = (
+            likelihood.log_prob(run.denoise, run.schedule, x0, steps=ode_steps),
+            likelihood.elbo(key, run.denoise, run.schedule, x0),
         )
-    )(keys, x0)
+        return tuple(likelihood.bits_per_dim(part, d, bin_width=width) for part in nats)
+
+    bits = np.zeros((0, 2))
+    for one, picture in zip(jax.random.split(elbo_key, len(x0)), x0, strict=True):
+        bits = np.concatenate([bits, np.asarray(read(one, picture), np.float64)[None]])
+        report(len(bits), {"bits_per_dim_ode": float(bits[:, 0].mean()), "bits_per_dim_elbo": float(bits[:, 1].mean())})
     drawn = draw(sample_key, run.denoise, run.schedule, (samples, *x0.shape[1:]), steps=steps)
     train, test = run.dataset.scaled(run.dataset.train), run.dataset.scaled(run.dataset.held_out)
     result: dict[str, Any] = {"step": int(run.state.step), "images": len(x0), "dimensions": d, "samples": samples}
-    for name, nats in (("ode", exact), ("elbo", bound)):
-        bits = np.asarray(likelihood.bits_per_dim(nats, d, bin_width=run.dataset.bin_width), np.float64)
-        result[f"bits_per_dim_{name}"] = float(bits.mean())
-        result[f"bits_per_dim_{name}_error"] = float(bits.std() / np.sqrt(len(bits)))
+    for name, column in zip(("ode", "elbo"), bits.T, strict=True):
+        result[f"bits_per_dim_{name}"] = float(column.mean())
+        result[f"bits_per_dim_{name}_error"] = float(column.std() / np.sqrt(len(column)))
     result["sw"] = sliced_wasserstein(drawn, test)
     result["sw_floor"] = sliced_wasserstein(train, test)
     result["sw_noise"] = sliced_wasserstein(jax.random.normal(noise_key, drawn.shape), test)
