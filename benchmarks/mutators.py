@@ -32,6 +32,8 @@ _PAIRS = (
 )  # fmt: skip
 _NEIGHBOURS = dict(_PAIRS) | {b: a for a, b in _PAIRS}
 _EPSILON = 1 + 1e-6
+_SHAPES = {"zeros_like", "ones_like", "full_like", "finfo", "result_type", "shape", "ndim"}
+"""Functions that read no more than shape or type of their first argument: a fault there is no fault."""
 _COMMUTATIVE = {"maximum", "minimum", "max", "min", "hypot", "logaddexp", "add", "multiply"}
 
 
@@ -98,7 +100,8 @@ class _Finder:
         if inside:
             self.scope.append({n.id for n in ast.walk(node) if isinstance(n, ast.Name)} | _parameters(node))
         for field, child in _children(node):
-            yield from self.of(child, node, field)
+            if not (isinstance(node, ast.Call) and _called(node) in _SHAPES and node.args and child is node.args[0]):
+                yield from self.of(child, node, field)
         if inside:
             self.scope.pop()
 
@@ -139,8 +142,7 @@ class _Finder:
 
     def _call(self, node: ast.Call) -> Iterator[Change]:
         args = node.args
-        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-        for i in range(0 if name in _COMMUTATIVE else len(args) - 1):
+        for i in range(0 if _called(node) in _COMMUTATIVE else len(args) - 1):
             if not any(isinstance(arg, ast.Starred | ast.JoinedStr) or _is_text(arg) for arg in args[i : i + 2]):
                 yield node, "arguments swapped", _with(node, args=[*args[:i], args[i + 1], args[i], *args[i + 2 :]])
         if isinstance(node.func, ast.Name) and node.func.id == "range":
@@ -155,7 +157,7 @@ class _Finder:
                 yield value, "results swapped", _with(value, elts=swapped)
             for element in value.elts:
                 yield from self._returned(element)
-        elif _is_number(value):
+        elif _is_number(value) and not (isinstance(value, ast.Call) and _called(value) in ("zeros", "zeros_like")):
             yield value, "result * (1 + 1e-6)", ast.BinOp(value, ast.Mult(), ast.Constant(_EPSILON))
             yield value, "result negated", ast.UnaryOp(ast.USub(), value)
 

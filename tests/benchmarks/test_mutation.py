@@ -79,6 +79,14 @@ def test_arguments_whose_order_says_nothing_are_not_swapped():
     assert ("jnp.maximum", "jnp.minimum") in changes("y = jnp.maximum(a, b)")
 
 
+def test_what_only_lends_its_shape_is_left_alone():
+    found = changes("def f(p): return jnp.zeros_like(p.alpha), jnp.ones_like(p.alpha)")
+    assert ("p.alpha", "p.sigma") not in found
+    assert ("jnp.zeros_like(p.alpha)", "-jnp.zeros_like(p.alpha)") not in found
+    assert ("jnp.ones_like(p.alpha)", "-jnp.ones_like(p.alpha)") in found
+    assert ("jnp.zeros_like", "jnp.ones_like") in found
+
+
 def test_a_name_is_swapped_only_where_the_other_is_known():
     assert ("t", "s") not in changes("def f(t): return t")
     assert ("t", "s") in changes("def f(t):\n    s = 1\n    return lambda z: z + t")
