@@ -1,6 +1,9 @@
 """Data: pictures as bytes until they reach the device, in an order that a seed and a step decide.
 
-x0 = (level + u) / levels * 2 - 1,        u = 1/2 for training, u ~ U[0, 1) to dequantise for a likelihood
+x0 = (level + u) / levels * 2 - 1,        u ~ U[0, 1) for training, likelihoods and distances; u = 1/2 for pictures
+
+A density of x0 with u ~ U[0, 1) bounds the probability of the levels (Theis et al. 2016).  A model trained on u = 1/2 would put
+all its mass on the levels, and none where x0 is measured: its ELBO is then worse than that of a uniform law.
 """
 
 import gzip

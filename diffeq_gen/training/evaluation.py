@@ -61,13 +61,16 @@ def evaluate(
 ) -> dict[str, Any]:  # fmt: skip
     """Bits per dimension of held-out pictures by the probability flow and by the ELBO, and distances of samples to data.
 
-    Uniform dequantisation, one draw per picture; the two likelihoods are of the same dequantised pictures.  `*_error` is
-    the standard error over pictures.  `sw_floor` is the distance of training to held-out data, `sw_noise` that of noise.
+    Uniform dequantisation, one draw per picture, which likelihoods and distances share.  `*_error` is the standard error
+    over pictures.  `sw_floor` is the distance of training to held-out data, `sw_noise` that of noise.
     `report` hears after every picture how many are done, and the mean so far.
     """
-    data_key, elbo_key, sample_key, noise_key = jax.random.split(key, 4)
-    held_out = run.dataset.held_out[:images]
-    x0 = run.dataset.dequantised(data_key, held_out)
+    data_key, train_key, elbo_key, sample_key, noise_key = jax.random.split(key, 5)
+    test, train = (
+        run.dataset.dequantised(data_key, run.dataset.held_out),
+        run.dataset.dequantised(train_key, run.dataset.train),
+    )
+    x0 = test[:images]
     d, width = math.prod(x0.shape[1:]), run.dataset.bin_width
 
     @jax.jit
@@ -83,7 +86,6 @@ def evaluate(
         bits = np.concatenate([bits, np.asarray(read(one, picture), np.float64)[None]])
         report(len(bits), {"bits_per_dim_ode": float(bits[:, 0].mean()), "bits_per_dim_elbo": float(bits[:, 1].mean())})
     drawn = draw(sample_key, run.denoise, run.schedule, (samples, *x0.shape[1:]), steps=steps)
-    train, test = run.dataset.scaled(run.dataset.train), run.dataset.scaled(run.dataset.held_out)
     result: dict[str, Any] = {"step": int(run.state.step), "images": len(x0), "dimensions": d, "samples": samples}
     for name, column in zip(("ode", "elbo"), bits.T, strict=True):
         result[f"bits_per_dim_{name}"] = float(column.mean())

@@ -99,6 +99,10 @@ class Config:
 
         return objective
 
+    def dequantisation(self, step: int) -> Key:
+        """The key of the uniform noise that the pictures of a step are given: it follows from seed and step alone."""
+        return jax.random.fold_in(jax.random.fold_in(jax.random.key(self.seed), 2), step)
+
     def optimizer(self) -> optax.GradientTransformation:
         """Adam with clipped gradients; the rate rises over 5 % of the run and falls to zero as a cosine."""
         warmup = max(1, self.steps // 20)
@@ -143,6 +147,7 @@ def fit(
 ) -> Run:  # fmt: skip
     """Trains into `folder`: checkpoints, config.json, and a line of metrics.jsonl every `log_every` steps.
 
+    The pictures are dequantised anew at every step: a model of levels alone gives no density to what lies between them.
     With `resume` it goes on from the newest checkpoint and ends bitwise where an uninterrupted run would.  `stop_at` ends
     it early, as an interruption would, with a checkpoint.
     Raises: ValueError where the folder holds another run, or a run and resume is not asked for; FloatingPointError naming
@@ -162,7 +167,7 @@ def fit(
         _truncate(log, first)
         order = batches(dataset.train, config.batch, seed=config.seed, start=first)
         for i in range(first, last):
-            state, metrics = step(state, dataset.scaled(next(order)))
+            state, metrics = step(state, dataset.dequantised(config.dequantisation(i), next(order)))
             if (i + 1) % log_every == 0 or i + 1 == last:
                 numbers = {name: float(value) for name, value in metrics.items()}
                 if not numbers.pop("finite"):
