@@ -13,7 +13,15 @@ def test_the_flow_schedule_as_an_sde():
     drift, diffusion = equations.forward_sde(Flow())
     assert np.allclose(drift(jnp.array([3.0]), 0.25), -3.0 / 0.75)
     assert np.allclose(diffusion(0.25) ** 2, 2 * 0.25 / 0.75)
-    assert diffusion(0.0) == 0
+    assert diffusion(0.25) > 0 and diffusion(0.0) == 0
+
+
+def test_the_default_is_andersons_reversal_and_no_noise_is_allowed():
+    z, denoise = jnp.array([1.0, -2.0]), lambda z, t: 0.3 * z
+    silent, anderson = equations.reverse_sde(denoise, VP()), equations.reverse_sde(denoise, VP(), eta=1.0)
+    assert (silent[0](z, 0.3) == anderson[0](z, 0.3)).all() and silent[1](0.3) == anderson[1](0.3) > 0
+    drift, diffusion = equations.reverse_sde(denoise, VP(), eta=0.0)
+    assert np.allclose(drift(z, 0.3), equations.probability_flow(denoise, VP())(z, 0.3)) and diffusion(0.3) == 0
 
 
 def test_no_forward_sde_where_log_snr_rises():

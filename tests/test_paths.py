@@ -1,5 +1,7 @@
 """Kernels and bridges where their formulas are in danger: the ends, short steps, huge overshoots."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,6 +45,19 @@ def test_a_step_that_rounding_does_not_resolve_has_no_gap(precision):
     p, q = (at(Flow(), jnp.asarray(t, precision)) for t in (0.3, 0.3))
     assert paths.gap(p, q) == 0 and paths.transition(p, q) == (1, 0)
     assert jax.jit(paths.gap)(q, p) == 0
+
+
+@pytest.mark.parametrize(("ulps", "resolved"), [(127.5, False), (128, True)])
+def test_rounding_may_turn_the_sign_of_a_gap_of_256_ulps_and_no_more(ulps, resolved):
+    """alpha_s/alpha_t = 1 - k eps gives a gap of -2 k eps."""
+    p = at(Flow(), 0.5)
+    q = dataclasses.replace(p, alpha=p.alpha * (1 - ulps * np.finfo(np.float64).eps))
+    assert np.isclose(paths.gap(p, q), -2 * ulps * np.finfo(np.float64).eps, rtol=1e-9)
+    if resolved:
+        with pytest.raises(ValueError, match="log-SNR must not fall from t to s"):
+            paths.noisy_gap(p, q)
+    else:
+        assert paths.noisy_gap(p, q) == 0
 
 
 def test_the_largest_eta_forgets_the_sample():

@@ -56,10 +56,13 @@ def test_shapes_and_constants_are_checked():
     for make in (edm, lambda sigma_data: predictions.preconditioning(at(Flow(), 0.5), sigma_data)):
         with pytest.raises(ValueError, match="sigma_data must be positive, got sigma_data=-1.0"):
             make(-1.0)
+        with pytest.raises(ValueError, match="sigma_data must be positive, got sigma_data=0.0"):
+            make(0.0)
+        assert make(0.5) is not None
 
 
 def test_a_network_becomes_a_denoiser():
     schedule = Flow()
     denoise = predictions.denoiser(lambda z, t: (z - X0) / t, schedule, velocity)
     z = 0.75 * X0 + 0.25 * EPS
-    assert np.allclose(jax.jit(denoise)(z, 0.25), X0)
+    np.testing.assert_allclose(jax.jit(denoise)(z, 0.25), X0, rtol=1e-13)

@@ -38,6 +38,16 @@ def test_the_step_to_pure_data_returns_the_denoised(schedule, s_churn):
     np.testing.assert_allclose(end, schedule(jnp.asarray(0.0))[0] * X0, rtol=1e-13)
 
 
+def test_the_last_step_has_a_gradient_where_the_model_has_none_at_its_end():
+    """The slope at sigma = 0 is not asked for: neither its value nor its derivative, which may be nan."""
+
+    def denoise(z, t):
+        return jnp.asarray(X0, z.dtype) + 0 * z / t
+
+    slope = jax.grad(lambda x: edm(denoise, Flow()).step(jnp.zeros((0, 2)), (), x, 0.4, 0.0)[0].sum())(jnp.asarray(Z))
+    assert np.all(np.isfinite(slope))
+
+
 def test_noise_acts_inside_the_window_only():
     """sigma/alpha of the flow is 1 at t = 1/2; the ends of the window belong to it."""
     still = step(edm(known, Flow()), 0.5, 0.3)

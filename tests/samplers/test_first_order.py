@@ -1,5 +1,7 @@
 """First-order steps at their corners: pure noise, pure data, the largest eta, nothing undone, and steps of one ulp."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 from diffeq_gen.clocks import log_snr
 from diffeq_gen.paths import transition
-from diffeq_gen.samplers import churn, ddim, ddpm, exponential, first_order_step
+from diffeq_gen.samplers import churn, ddim, ddpm, edm, euler_maruyama, exponential, first_order_step
 from diffeq_gen.schedules import VE, VP, Cosine, Flow, at
 
 X0 = np.array([1.5, -0.25])
@@ -41,6 +43,25 @@ def step(sampler, t, s, z=Z, noise=NOISE, dtype=None):
     dtype = jnp.asarray(1.0).dtype if dtype is None else dtype
     noise = jnp.asarray(noise, dtype)[: sampler.noises]
     return sampler.step(noise, (), jnp.asarray(z, dtype), jnp.asarray(t, dtype), jnp.asarray(s, dtype))[0]
+
+
+@pytest.mark.parametrize(
+    ("silent", "spoken"),
+    [
+        (ddim(known, VP()), ddim(known, VP(), eta=0.0)),
+        (ddpm(known, VP()), ddpm(known, VP(), variance=0.0)),
+        (churn(known, VP()), churn(known, VP(), undone=0.5)),
+        (exponential(known, VP()), exponential(known, VP(), eta=1.0)),
+        (euler_maruyama(known, VP()), euler_maruyama(known, VP(), eta=1.0)),
+        (edm(known, VP()), edm(known, VP(), steps=1, s_churn=0.0, s_min=0.0, s_max=math.inf, s_noise=1.0)),
+        (edm(known, VP(), s_churn=0.3), edm(known, VP(), steps=1, s_churn=0.3, s_min=0.0, s_max=math.inf, s_noise=1.0)),
+    ],
+    ids=["ddim", "ddpm", "churn", "exponential", "euler-maruyama", "edm", "edm with churn"],
+)
+def test_what_is_left_out_is_what_the_docstrings_say(silent, spoken):
+    assert silent.noises == spoken.noises
+    for t, s in ((0.9999, 0.6), (0.4, 1e-4)):
+        np.testing.assert_array_equal(step(silent, t, s), step(spoken, t, s))
 
 
 def gain(sampler, t, s):
