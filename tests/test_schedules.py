@@ -1,5 +1,7 @@
 """Schedules at their ends, in both precisions, and what they refuse."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,6 +64,36 @@ def test_float32_agrees_with_float64_where_it_is_read(schedule):
         np.testing.assert_allclose(one, other, rtol=64 * np.finfo(np.float32).eps)
 
 
+@pytest.mark.parametrize(
+    ("silent", "spoken"),
+    [
+        (Cosine(), Cosine(0.0, -math.inf, math.inf)),  # Nichol & Dhariwal 2021, Eq. 17 at s = 0
+        (IDDPM(), IDDPM(0.008)),  # Nichol & Dhariwal 2021, Sec. 3.2
+        (VP(), VP(0.1, 20.0)),  # Song et al. 2021, App. C, and so the sub-VP
+        (SubVP(), SubVP(0.1, 20.0)),
+        (VE(), VE(0.01, 50.0)),  # Song et al. 2021, App. C, CIFAR-10
+        (EDM(), EDM(0.002, 80.0, 7.0)),  # Karras et al. 2022, Table 1
+        (Sigmoid(), Sigmoid(-3.0, 3.0, 1.0)),  # Jabri et al. 2022
+        (Laplace(), Laplace(0.0, 0.5)),  # Hang & Gu 2024
+    ],
+    ids=lambda schedule: type(schedule).__name__,
+)
+def test_what_is_left_out_is_what_the_papers_use(silent, spoken):
+    assert jax.tree.leaves(silent) == jax.tree.leaves(spoken)
+
+
+@pytest.mark.parametrize("schedule", EVERY, ids=repr)
+def test_clock_and_schedule_agree_at_the_ends(schedule, precision):
+    """log-SNR of a pure end is infinite with the right sign, and time_at of what an end has is that end."""
+    for t in (0.0, 1.0):
+        alpha, sigma = schedule(jnp.asarray(t, precision))
+        log_snr = clocks.log_snr(schedule, jnp.asarray(t, precision))
+        if alpha == 0 or sigma == 0:
+            assert log_snr == (-jnp.inf if alpha == 0 else jnp.inf)
+        else:
+            assert abs(clocks.time_at(schedule, log_snr) - t) < 1e-3
+
+
 def test_a_lambda_is_a_schedule():
     p = at(lambda t: (1 - t**3, t), 0.5)
     assert (p.alpha, p.alpha_dot, p.sigma, p.sigma_dot) == (0.875, -0.75, 0.5, 1.0)
@@ -76,6 +108,9 @@ def test_a_lambda_is_a_schedule():
         (lambda: VP(3.0, 2.0), "beta_max must be at least beta_min, got beta_min=3.0, beta_max=2.0"),
         (lambda: SubVP(0.0), "beta_min must be positive"),
         (lambda: VE(0.0), "sigma_min must be positive"),
+        (lambda: VP(0.0), "beta_min must be positive, got beta_min=0.0"),
+        (lambda: VE(2.0, 2.0), "sigma_max must exceed sigma_min"),
+        (lambda: Sigmoid(tau=0.0), "tau must be positive"),
         (lambda: VE(2.0, 1.0), "sigma_max must exceed sigma_min, got sigma_min=2.0, sigma_max=1.0"),
         (lambda: EDM(rho=0.0), "rho must be positive"),
         (lambda: Sigmoid(1.0, 1.0), "start must be below end"),
@@ -97,6 +132,7 @@ def test_a_lambda_is_a_schedule():
     ],
 )  # fmt: skip
 def test_bad_input_is_named(make, message):
+    assert VP(2.0, 2.0) is not None  # a constant beta is no bad input
     with pytest.raises(ValueError, match=message):
         make()
 
