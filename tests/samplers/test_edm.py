@@ -38,6 +38,15 @@ def test_the_step_to_pure_data_returns_the_denoised(schedule, s_churn):
     np.testing.assert_allclose(end, schedule(jnp.asarray(0.0))[0] * X0, rtol=1e-13)
 
 
+@pytest.mark.parametrize("s_churn", [{}, {"s_churn": 0.3}], ids=["still", "churned"])
+def test_what_is_left_out_is_what_the_docstring_says(s_churn):
+    spoken = {"steps": 1, "s_churn": 0.0, "s_min": 0.0, "s_max": math.inf, "s_noise": 1.0}
+    silent, spoken = edm(known, VP(), **s_churn), edm(known, VP(), **{**spoken, **s_churn})
+    assert silent.noises == spoken.noises == len(s_churn)
+    for t, s in ((0.9999, 0.6), (0.4, 1e-4)):
+        np.testing.assert_array_equal(step(silent, t, s, 2.0), step(spoken, t, s, 2.0))
+
+
 def test_the_last_step_has_a_gradient_where_the_model_has_none_at_its_end():
     """The slope at sigma = 0 is not asked for: neither its value nor its derivative, which may be nan."""
 

@@ -50,6 +50,11 @@ def test_a_short_step_lets_in_the_noise_of_the_forward_transition(schedule, eta)
     assert abs(float(gain(euler_maruyama(denoise, schedule, eta=eta), 0.6, 0.6 - h) / std) / eta - 1) < 20 * h
 
 
+def test_what_is_left_out_is_andersons_reversal():
+    silent, spoken = euler_maruyama(denoise, VP()), euler_maruyama(denoise, VP(), eta=1.0)
+    np.testing.assert_array_equal(step(silent, 0.6, 0.5, 2.0), step(spoken, 0.6, 0.5, 2.0))
+
+
 def test_noise_grows_as_the_root_of_the_step():
     sampler = euler_maruyama(denoise, Cosine())
     np.testing.assert_allclose(gain(sampler, 0.8, 0.4) / gain(sampler, 0.8, 0.7), 2.0, rtol=1e-12)
