@@ -34,7 +34,7 @@ _NEIGHBOURS = dict(_PAIRS) | {b: a for a, b in _PAIRS}
 _EPSILON = 1 + 1e-6
 _SHAPES = {"zeros_like", "ones_like", "full_like", "finfo", "result_type", "shape", "ndim"}
 """Functions that read no more than shape or type of their first argument: a fault there is no fault."""
-_COMMUTATIVE = {"maximum", "minimum", "max", "min", "hypot", "logaddexp", "add", "multiply"}
+_COMMUTATIVE = {"maximum", "minimum", "max", "min", "hypot", "logaddexp", "add", "multiply", "equal"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -94,6 +94,14 @@ def test_clock_and_schedule_agree_at_the_ends(schedule, precision):
             assert abs(clocks.time_at(schedule, log_snr) - t) < 1e-3
 
 
+@pytest.mark.parametrize("schedule", EVERY, ids=repr)
+@pytest.mark.parametrize("t", [0.0501, 0.4503, 0.9507])
+def test_a_clock_and_its_inverse_have_inverse_slopes(schedule, t):
+    """On both sides of every change of formula, whose branch that is not taken must not make the derivative nan."""
+    slope = jax.grad(lambda value: clocks.time_at(schedule, value))(clocks.log_snr(schedule, t))
+    np.testing.assert_allclose(slope * clocks.log_snr_dot(schedule, t), 1, rtol=1e-8)
+
+
 def test_a_lambda_is_a_schedule():
     p = at(lambda t: (1 - t**3, t), 0.5)
     assert (p.alpha, p.alpha_dot, p.sigma, p.sigma_dot) == (0.875, -0.75, 0.5, 1.0)
