@@ -39,6 +39,12 @@ def test_a_plain_loss_is_the_squared_error_of_the_prediction():
     np.testing.assert_allclose(got, np.mean((EPS - X0) ** 2), rtol=1e-14)
 
 
+def test_the_loss_of_a_silent_network_is_the_mean_square_of_its_target():
+    x0 = jax.random.normal(jax.random.key(5), (7, 3)) + 1
+    got = losses.loss(jax.random.key(0), lambda z, t: 0 * z, Cosine(), x0, prediction=predictions.data)
+    np.testing.assert_allclose(got, np.mean(np.asarray(x0) ** 2), rtol=1e-13)
+
+
 def test_a_perfect_network_has_no_loss():
     def network(z, t):
         return (z - (1 - t) * X0) / t - X0

@@ -23,8 +23,8 @@ def normal(value, mean, std):
         (weights.cosine, lambda lam: 1 / (2 * np.pi * np.cosh(lam / 2))),
         (weights.sigmoid(2.0), lambda lam: 1 / (1 + np.exp(lam - 2))),
         (
-            weights.edm(mean=-1.2, std=1.2, sigma_data=0.5),
-            lambda lam: normal(lam, 2.4, 2.4) * (np.exp(-lam) + 0.25) / 0.25,
+            weights.edm(mean=-0.8, std=1.5, sigma_data=0.4),
+            lambda lam: normal(lam, 1.6, 3.0) * (np.exp(-lam) + 0.16) / 0.16,
         ),
         (weights.logit_normal(mean=0.5, std=0.8), lambda lam: (1 + np.exp(-lam / 2)) ** 2 * normal(lam, -1.0, 1.6)),
     ],

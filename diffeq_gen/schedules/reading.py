@@ -43,12 +43,17 @@ def checked(schedule: Schedule, *, steps: int = 256) -> Schedule:
     """
     times = jnp.arange(1, steps) / steps
     _pair(schedule, times[0])  # what it returns is named as a number here, not as a tracer
-    p = jax.vmap(lambda t: at(schedule, t))(times)
+
+    def read(t: Time) -> tuple[Point, jax.Array]:
+        p = at(schedule, t)
+        return p, p.log_snr
+
+    p, log_snr = jax.vmap(read)(times)
     for name in ("alpha", "sigma"):
         value = getattr(p, name).reshape(steps - 1, -1)
         for i in np.flatnonzero(~np.all(np.isfinite(value) & (value > 0), axis=1)):
             raise ValueError(f"{name} must be positive and finite, got {name}={value[i, 0]} at t={times[i]}")
-    log_snr = np.reshape(p.log_snr, (steps - 1, -1))
+    log_snr = np.reshape(log_snr, (steps - 1, -1))
     for i in np.flatnonzero(np.any(np.diff(log_snr, axis=0) >= 0, axis=1)):
         raise ValueError(
             f"log-SNR must decrease in t, got {log_snr[i, 0]} at t={times[i]} and {log_snr[i + 1, 0]} at t={times[i + 1]}"
