@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from diffeq_gen import exact, schedules
+from diffeq_gen.types import Point
 
 MIB = 2**20
 
@@ -23,7 +24,7 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def grad_log_prob(world: exact.Empirical, z: jax.Array, p: schedules.Point) -> jax.Array:
+def grad_log_prob(world: exact.Empirical, z: jax.Array, p: Point) -> jax.Array:
     """The score again, by reverse-mode differentiation through the blocks."""
     return jax.grad(lambda z: exact.log_prob(world, z, p))(z)
 
