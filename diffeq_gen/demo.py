@@ -11,12 +11,15 @@ from diffeq_gen.cli_training import history, progress, write_json
 __all__ = ["demo"]
 
 
-def demo(*, out: Path = Path("report"), steps: int = 1500, cases: int = 200, images: int = 100) -> int:
+def demo(
+    *, out: Path = Path("report"), steps: int = 900, batch: int = 64, cases: int = 200, images: int = 24
+) -> int:  # fmt: skip
     """Prove the theorems, train on digits, sample by three samplers, and write a self-contained HTML report.
 
     Args:
         out: The folder of the report; a report of the demo that is there already is replaced.
         steps: Updates of the training.
+        batch: Pictures of one update.
         cases: Random cases per theorem and precision.
         images: Held-out pictures for the likelihoods.
     """
@@ -43,7 +46,7 @@ def demo(*, out: Path = Path("report"), steps: int = 1500, cases: int = 200, ima
     if (run_folder / "config.json").exists():
         shutil.rmtree(run_folder)
     out.mkdir(parents=True, exist_ok=True)
-    config = training.Config(steps=steps)
+    config = training.Config(steps=steps, batch=batch)
     with progress("training", steps) as advance:
         run = training.fit(config, run_folder, log_every=10, save_every=steps, report=advance)
     trained = time.monotonic() - begun - proven

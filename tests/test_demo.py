@@ -25,7 +25,7 @@ def small(monkeypatch):
 
     whole, evaluate = training.Config, training.evaluate
     monkeypatch.setattr(suite, "select", lambda: [get(name) for name in NAMES])
-    monkeypatch.setattr(training, "Config", lambda steps: whole(net="mlp", channels=(8,), steps=steps, batch=16))
+    monkeypatch.setattr(training, "Config", lambda steps, batch: whole(net="mlp", channels=(8,), steps=steps, batch=16))
     monkeypatch.setattr(
         training,
         "evaluate",
