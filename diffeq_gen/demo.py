@@ -12,7 +12,7 @@ __all__ = ["demo"]
 
 
 def demo(
-    *, out: Path = Path("report"), steps: int = 900, batch: int = 64, cases: int = 200, images: int = 24
+    *, out: Path = Path("report"), steps: int = 800, batch: int = 64, cases: int = 100, images: int = 16
 ) -> int:  # fmt: skip
     """Prove the theorems, train on digits, sample by three samplers, and write a self-contained HTML report.
 
@@ -53,12 +53,12 @@ def demo(
     _note("sampling and evaluating")
     sheets = {
         "DDIM, 50 steps": _draw(run, "ddim", 64, 50, 0),
-        "DDPM, 200 steps": _draw(run, "ddpm", 64, 200, 0),
+        "DDPM, 100 steps": _draw(run, "ddpm", 64, 100, 0),
         "EDM (Heun), 25 steps": _draw(run, "edm", 64, 25, 0),
         "held-out data": np.asarray(run.dataset.scaled(run.dataset.held_out[:64])),
     }
     with progress("evaluating", images) as advance:
-        scores = training.evaluate(jax.random.key(0), run, images=images, samples=300, ode_steps=12, report=advance)
+        scores = training.evaluate(jax.random.key(0), run, images=images, samples=128, ode_steps=12, report=advance)
     write_json(out / "evaluation.json", scores)
     held = sum(bool(verdict) for verdict in verdicts)
     rows = [
