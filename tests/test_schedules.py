@@ -128,6 +128,7 @@ def test_a_lambda_is_a_schedule():
         (lambda: Cosine(log_snr_min=1.0, log_snr_max=1.0), "log_snr_min must be below log_snr_max"),
         (lambda: Tabulated([1.0]), "log_snrs must be a finite, decreasing sequence"),
         (lambda: Tabulated(np.array([1.0, 2.0])), "log_snrs must be a finite, decreasing sequence"),
+        (lambda: Tabulated(np.array([3.0, 1.0, 2.0])), "log_snrs must be a finite, decreasing sequence"),
         (lambda: Tabulated.from_betas([0.1, 1.0]), "betas must lie in"),
         (lambda: Tabulated.from_alphas_cumprod([0.9, 0.0]), "alphas_cumprod must lie in"),
         (lambda: clocks.resolution_shift(Flow(), 0.0), "ratio must be positive"),
