@@ -144,9 +144,12 @@ def test_a_lambda_is_a_schedule():
     ],
 )  # fmt: skip
 def test_bad_input_is_named(make, message):
-    assert VP(2.0, 2.0) is not None  # a constant beta is no bad input
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_constant_beta_is_no_bad_input():
+    assert VP(2.0, 2.0).exponent(0.5) == 1
 
 
 @pytest.mark.parametrize("thing", [3.0, "cosine", lambda t: t, lambda t: (t, t, t), lambda t: [t, t]])
