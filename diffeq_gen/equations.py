@@ -16,7 +16,7 @@ import numpy as np
 
 from diffeq_gen.predictions import convert, data, velocity
 from diffeq_gen.schedules import at
-from diffeq_gen.types import Denoiser, Field, Point, Sample, Schedule, Time, pytree, require, static
+from diffeq_gen.types import Denoiser, Field, Point, Sample, Schedule, Time, dot, pytree, require, static
 
 __all__ = [
     "FromSDE",
@@ -124,8 +124,8 @@ def fokker_planck(
         change = jax.jvp(lambda t: log_prob(z, t), (t,), (jnp.ones_like(t),))[1]
         field = lambda flat: drift(flat.reshape(shape), t).reshape(-1)  # noqa: E731
         s, sign = score(flat), -1 if backward else 1
-        spread = sign * diffusion(t) ** 2 / 2 * (jnp.trace(jax.jacfwd(score)(flat)) + s @ s)
-        return change + jnp.trace(jax.jacfwd(field)(flat)) + field(flat) @ s - spread
+        spread = sign * diffusion(t) ** 2 / 2 * (jnp.trace(jax.jacfwd(score)(flat)) + dot(s, s))
+        return change + jnp.trace(jax.jacfwd(field)(flat)) + dot(field(flat), s) - spread
 
     return residual
 
@@ -157,8 +157,8 @@ class FromSDE:
         nodes, weights = (nodes + 1) / 2, weights / 2
 
         def log_alpha(t: Time) -> jax.Array:
-            return t * weights @ jax.vmap(self.f)(t * nodes)
+            return t * dot(weights, jax.vmap(self.f)(t * nodes))
 
         rates = jax.vmap(lambda r: self.g_squared(r) * jnp.exp(-2 * log_alpha(r)))(t * nodes)
         alpha = jnp.exp(log_alpha(t))
-        return alpha, alpha * jnp.sqrt(t * weights @ rates)
+        return alpha, alpha * jnp.sqrt(t * dot(weights, rates))

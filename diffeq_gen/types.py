@@ -30,6 +30,7 @@ __all__ = [
     "Time",
     "checked_under_jit",
     "concrete",
+    "dot",
     "pytree",
     "require",
     "static",
@@ -48,6 +49,11 @@ Memory = Any
 """What a sampler remembers between steps: a pytree of arrays, `()` where it remembers nothing."""
 
 Cls = TypeVar("Cls", bound=type)
+
+
+def dot(a: jax.Array, b: jax.Array) -> jax.Array:
+    """a @ b to all the digits of its dtype.  Left alone, a GPU keeps 10 bits of a float32 factor (TF32), a TPU 7 (bfloat16)."""
+    return jnp.matmul(a, b, precision="highest")
 
 
 def static(**options: Any) -> Any:

@@ -213,6 +213,20 @@ def test_there_are_no_base_classes(path):
             assert name in BASES, line(path, node, f"class {node.name}({ast.unparse(base)})")
 
 
+PRODUCTS = {"matmul", "dot", "vdot", "inner", "einsum", "tensordot"}
+"""Of these every accelerator has a short version, and takes it where nothing is said."""
+
+
+@each("path", [path for path in FILES if FLOORS.get(chapter(path), 9) < FLOORS["nets"]])
+def test_products_of_matrices_keep_their_digits(path):
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.BinOp):
+            assert not isinstance(node.op, ast.MatMult), line(path, node, "a @ b is TF32 on a GPU: use dot(a, b)")
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in {f"jnp.{name}" for name in PRODUCTS}:
+            said = {option.arg: ast.unparse(option.value) for option in node.keywords}.get("precision")
+            assert said == "'highest'", line(path, node, "a product without precision='highest'")
+
+
 # Signatures
 
 

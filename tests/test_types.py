@@ -6,7 +6,7 @@ import pytest
 from jax.experimental import checkify
 
 from diffeq_gen import schedules
-from diffeq_gen.types import checked_under_jit, concrete, pytree, require, static
+from diffeq_gen.types import checked_under_jit, concrete, dot, pytree, require, static
 
 
 @pytree
@@ -65,3 +65,10 @@ def test_a_point_has_log_snr_and_its_slope():
     assert jnp.allclose(p.log_snr, 2 * jnp.log(3.0)) and jnp.allclose(p.log_snr_dot, -2 / (0.25 * 0.75))
     assert schedules.at(schedules.Flow(), 0.0).log_snr == jnp.inf
     assert schedules.at(schedules.Flow(), 1.0).log_snr == -jnp.inf
+
+
+def test_dot_is_the_product_and_asks_for_every_digit_also_of_its_slopes():
+    a, b = jnp.arange(6.0).reshape(2, 3), jnp.ones((3, 1))
+    assert dot(a, b).tolist() == [[3.0], [12.0]] and dot(a[0], b[:, 0]) == 3.0
+    text = str(jax.make_jaxpr(jax.grad(lambda a: jnp.sum(dot(a, b))))(a))
+    assert text.count("precision=(Precision.HIGHEST, Precision.HIGHEST)") == text.count("dot_general") > 0

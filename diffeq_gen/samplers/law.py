@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from diffeq_gen.types import Sampler
+from diffeq_gen.types import Sampler, dot
 
 __all__ = ["law"]
 
@@ -36,8 +36,12 @@ def law(sampler: Sampler, mean: jax.Array, cov: jax.Array, times: jax.Array) -> 
             return ravel_pytree((z, memory))[0]
 
         by_state, by_noise = jax.jacfwd(move, argnums=(0, 1))(m, still)
-        return (move(m, still), by_state @ cov @ by_state.T + by_noise @ by_noise.T), None
+        return (move(m, still), _between(by_state, cov) + dot(by_noise, by_noise.T)), None
 
     times = times.astype(mean.dtype)
-    (m, cov), _ = jax.lax.scan(body, (start, opening @ cov @ opening.T), (times[:-1], times[1:]))
+    (m, cov), _ = jax.lax.scan(body, (start, _between(opening, cov)), (times[:-1], times[1:]))
     return m[:size], cov[:size, :size]
+
+
+def _between(a: jax.Array, cov: jax.Array) -> jax.Array:
+    return dot(dot(a, cov), a.T)

@@ -76,7 +76,7 @@ def sigma_not_in_units_of_alpha(schedule, z, t, s):
 def edm_churn_vs_blog_churn(schedule, z, eps, again, s_churn, steps, s_min, s_noise, t, s):
     """`edm` is Algorithm 2: gamma = min(S_churn/steps, sqrt(2) - 1) for sigma in [S_min, S_max], noise before the step.  With x0_hat
     frozen, its chain is churn cut elsewhere, with log(1 + gamma)/log(sigma_hat/sigma_next) undone, which is no constant."""
-    t, s = 0.0625 + 0.875 * t, 0.0625 + 0.875 * s
+    t, s = 0.125 + 0.8125 * t, 0.0625 + 0.8125 * s  # apart: no step at all undoes everything, by 0/0
     p, q, s_max = at(schedule, t), at(schedule, s), 8 * s_min
     x, high, low = z / p.alpha, p.sigma / p.alpha, q.sigma / q.alpha
     gamma = jnp.minimum(s_churn / steps, math.sqrt(2) - 1)

@@ -164,7 +164,7 @@ def search(
             first = jax.tree.leaves(_with(example(free), given))
             leaves = [_joined(*pair) for pair in zip(first, leaves, strict=True)]
         leaves = [_cast(leaf, dtype) for leaf in leaves]
-        with jax.enable_x64(dtype == "float64"), np.errstate(all="ignore"):
+        with jax.enable_x64(dtype == "float64"), jax.default_matmul_precision("highest"), np.errstate(all="ignore"):
             if key not in compiled:
                 compiled[key] = measure(claim, kind, order, treedef, fixed, leaves, rough=rough)
             res, bound, scale = compiled[key](leaves)

@@ -98,6 +98,18 @@ def test_a_counterexample_with_a_schedule_is_pasted_whole(blank, fixed):
     assert np.isclose(again.residual, float(verdict.reason.split("residual ")[1].split()[0]), rtol=0.01)
 
 
+def test_products_are_measured_in_the_precision_that_is_named(blank):
+    """An accelerator's short product would be a counterexample to half of linear algebra, and none to the mathematics."""
+    seen = []
+
+    def squares(x, y):
+        seen.append(jax.config.jax_default_matmul_precision)
+        return x * x, x**2
+
+    plant(squares).check(cases=2)
+    assert set(seen) == {"highest"} and jax.config.jax_default_matmul_precision is None
+
+
 def test_nan_is_a_refutation(blank):
     def claim(x, y):
         """log x exists."""
