@@ -291,6 +291,24 @@ def test_50000_points_in_3072_dimensions_take_a_block_of_memory(verb, batch):
         assert compiled(verb, batch=batch).temp_size_in_bytes < 64 * 2**20
 
 
+@pytest.mark.parametrize(
+    ("points", "blocks"), [((50_000, 3_072), 50_000 // 341), ((7, 2**21), 7), ((2**20 + 5,), 1), ((3 * 2**20,), 3)]
+)
+def test_a_block_that_is_left_out_holds_a_million_numbers_and_one_point_at_least(points, blocks):
+    """Read off the loop itself: the first block is its start, and what is over comes after it."""
+    world = exact.Empirical(jax.ShapeDtypeStruct(points, jnp.float32))
+    z, p = jax.ShapeDtypeStruct(points[1:], jnp.float32), point(1.0, 1.0, dtype=jnp.float32)
+    inner = jax.make_jaxpr(exact.denoise)(world, z, p).jaxpr.eqns[0].params["jaxpr"].jaxpr
+    lengths = [eqn.params["length"] for eqn in inner.eqns if eqn.primitive.name == "scan"]
+    assert lengths == ([blocks - 1] if blocks > 1 else [])
+
+
+def test_one_number_is_a_world():
+    world, p = exact.Empirical(jnp.array([3.0])), point(1.0, 1.0)
+    assert exact.denoise(world, jnp.array(0.0), p) == 3.0
+    np.testing.assert_allclose(exact.score(world, jnp.array(0.0), p), 3.0, rtol=1e-15)
+
+
 # Corners
 
 
@@ -404,6 +422,21 @@ def test_worlds_are_pytrees_that_print_as_their_constructor():
     together = jax.vmap(exact.denoise, (0, None, None))(worlds, jnp.array(Z), point(0.8, 0.7))
     alone = exact.denoise(exact.Gaussian(jnp.array(MEANS[1]), jnp.array(COV)), jnp.array(Z), point(0.8, 0.7))
     np.testing.assert_allclose(together[1], alone, rtol=1e-13)
+
+
+def test_a_stack_of_worlds_is_written_as_one_noun():
+    """Three Gaussians, and three mixtures of two numbers: what `jax.vmap` takes apart again."""
+    p, z = point(0.8, 0.7), jnp.array([0.3])
+    means, covs = jnp.array([[0.5], [-1.0], [2.0]]), jnp.array([[[0.6]], [[0.3]], [[0.0]]])
+    each = [exact.Gaussian(mean, cov) for mean, cov in zip(means, covs, strict=True)]
+    stack = jax.vmap(exact.score, (0, None, None))(exact.Gaussian(means, covs), z, p)
+    np.testing.assert_allclose(stack, jnp.stack([exact.score(one, z, p) for one in each]), rtol=1e-13)
+
+    weights = jnp.array([[0.3, 0.7], [0.5, 0.5], [0.9, 0.1]])
+    means, covs = jnp.stack([means, -means], axis=1), jnp.stack([covs, 2 * covs], axis=1)
+    each = [exact.Mixture(*leaves) for leaves in zip(weights, means, covs, strict=True)]
+    stack = jax.vmap(exact.score, (0, None, None))(exact.Mixture(weights, means, covs), z, p)
+    np.testing.assert_allclose(stack, jnp.stack([exact.score(one, z, p) for one in each]), rtol=1e-13)
 
 
 # Bad input
