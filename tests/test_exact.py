@@ -227,7 +227,9 @@ def naive(points, z, alpha, sigma):
     return log_prob, mean, (points - mean).T @ ((points - mean) * r[:, None]) / r.sum()
 
 
-@pytest.mark.parametrize(("block", "event"), [(None, (3,)), (1, (2, 3)), (5, ()), (8, (2, 3)), (37, (3,)), (100, (3,))])
+@pytest.mark.parametrize(
+    ("block", "event"), [(None, (3,)), (1, (2, 3)), (5, ()), (8, (2, 3)), (15, (3,)), (37, (3,)), (100, (3,))]
+)
 def test_blocks_do_not_show(block, event):
     world, p = empirical(37, event, block), point(0.8, 0.7)
     z = jnp.asarray(np.random.default_rng(1).normal(size=event))
@@ -462,6 +464,30 @@ BAD = {
 def test_bad_input_is_named(message):
     with pytest.raises(ValueError, match=message):
         BAD[message]()
+
+
+SLACK = {"float64": 2.0**-48, "float32": 2.0**-19}
+"""8 d ulp for d = 2, of numbers of size one: what rounding may leave of symmetry, of a sign and of a sum."""
+
+
+@pytest.mark.parametrize("dtype", SLACK)
+@pytest.mark.parametrize("what", ["symmetry", "sign", "sum", "deficit"])
+def test_rounding_is_forgiven_and_no_more(what, dtype):
+    def world(slack):
+        cov, weights = np.diag([4.0, 1.0]), np.array([0.5, 0.5])
+        if what == "symmetry":
+            cov += np.array([[0.0, 0.25 + 4 * slack], [0.25, 0.0]])
+        elif what == "sign":
+            cov[1, 1] = -4 * slack
+        else:
+            weights[1] += slack if what == "sum" else -slack
+        covs = np.stack([cov, np.eye(2)]).astype(dtype)
+        exact.Gaussian(np.zeros(2, dtype), covs[0])
+        return exact.Mixture(weights.astype(dtype), np.zeros((2, 2), dtype), covs)
+
+    world(SLACK[dtype])
+    with pytest.raises(ValueError, match=r"symmetric and positive|sum to one"):
+        world(SLACK[dtype] * (1 + (2.0**-21 if what == "sign" else 1 / 16)))  # a sum has coarser neighbours
 
 
 def test_what_is_no_world_is_refused():

@@ -58,14 +58,16 @@ class Checkpoints:
             self.manager.wait_until_finished()
 
     def latest(self, like: State) -> State | None:
-        """The newest state, in the structure of `like`; None where none was saved.
+        """The newest state, in the structure of `like`, of which only shapes are asked; None where none was saved.
 
         Raises: ValueError where the checkpoint is damaged, or naming the parameter where it is one of another network.
         """
         step = self.manager.latest_step()
         if step is None:
             return None
-        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _plain(like))
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        shaped = {**jax.eval_shape(_numbers, like), "checksum": jax.ShapeDtypeStruct((), np.uint32)}
+        target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shaped)
         path = self.folder / str(step)
         try:
             kept, wanted = _shapes(self.manager.item_metadata(step).tree), _shapes(target)
@@ -96,9 +98,13 @@ class Checkpoints:
         self.close()
 
 
-def _plain(state: State) -> dict[str, Any]:
+def _numbers(state: State) -> dict[str, Any]:
     """The state with its key as numbers."""
-    tree = {**state._asdict(), "key": jax.random.key_data(state.key)}
+    return {**state._asdict(), "key": jax.random.key_data(state.key)}
+
+
+def _plain(state: State) -> dict[str, Any]:
+    tree = _numbers(state)
     return {**tree, "checksum": np.asarray(_checksum(tree), np.uint32)}
 
 

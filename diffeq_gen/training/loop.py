@@ -115,6 +115,10 @@ class Config:
         params = NETS[self.net](self).init(net_key, jnp.zeros((1, *shape)), jnp.zeros(()))
         return initial(key, params, self.optimizer())
 
+    def shapes(self, shape: tuple[int, ...]) -> State:
+        """The state's structure without its numbers: nothing is drawn, nothing compiled."""
+        return jax.eval_shape(lambda: self.start(shape))
+
 
 NETS: Mapping[str, Callable[[Config], Any]] = {
     "unet": lambda config: UNet(channels=config.channels),
@@ -157,11 +161,10 @@ def fit(
     devices = math.gcd(config.batch, len(jax.local_devices()))
     step = parallel(config.objective(), config.optimizer(), decay=config.decay, devices=jax.local_devices()[:devices])
     with Checkpoints(folder, _plain(config)) as checkpoints:
-        state = config.start(dataset.train.shape[1:])
-        found = checkpoints.latest(state)
+        found = checkpoints.latest(config.shapes(dataset.train.shape[1:]))
         if found is not None and not resume:
             raise ValueError(f"{folder} holds a run at step {int(found.step)}: resume it, or choose another folder")
-        state = found if found is not None else state
+        state = found if found is not None else config.start(dataset.train.shape[1:])
         first, last = int(state.step), min(config.steps, stop_at or config.steps)
         log = folder / "metrics.jsonl"
         _truncate(log, first)
@@ -197,7 +200,7 @@ def restore(folder: Path) -> Run:
         raise ValueError(f"{path} is damaged: {error}") from error
     dataset = config.dataset()
     with Checkpoints(folder, _plain(config)) as checkpoints:
-        state = checkpoints.latest(config.start(dataset.train.shape[1:]))
+        state = checkpoints.latest(config.shapes(dataset.train.shape[1:]))
     if state is None:
         raise FileNotFoundError(f"no checkpoint in {folder}")
     return Run(config, dataset, state)
