@@ -470,24 +470,31 @@ SLACK = {"float64": 2.0**-48, "float32": 2.0**-19}
 """8 d ulp for d = 2, of numbers of size one: what rounding may leave of symmetry, of a sign and of a sum."""
 
 
-@pytest.mark.parametrize("dtype", SLACK)
-@pytest.mark.parametrize("what", ["symmetry", "sign", "sum", "deficit"])
-def test_rounding_is_forgiven_and_no_more(what, dtype):
-    def world(slack):
-        cov, weights = np.diag([4.0, 1.0]), np.array([0.5, 0.5])
-        if what == "symmetry":
-            cov += np.array([[0.0, 0.25 + 4 * slack], [0.25, 0.0]])
-        elif what == "sign":
-            cov[1, 1] = -4 * slack
-        else:
-            weights[1] += slack if what == "sum" else -slack
-        covs = np.stack([cov, np.eye(2)]).astype(dtype)
-        exact.Gaussian(np.zeros(2, dtype), covs[0])
-        return exact.Mixture(weights.astype(dtype), np.zeros((2, 2), dtype), covs)
+def one_of_two(cov, weights=(0.5, 0.5)):
+    covs = np.stack([cov, np.eye(2, dtype=cov.dtype)])
+    return exact.Mixture(np.asarray(weights, cov.dtype), np.zeros((2, 2), cov.dtype), covs)
 
-    world(SLACK[dtype])
-    with pytest.raises(ValueError, match=r"symmetric and positive|sum to one"):
-        world(SLACK[dtype] * (1 + (2.0**-21 if what == "sign" else 1 / 16)))  # a sum has coarser neighbours
+
+@pytest.mark.parametrize("dtype", SLACK)
+@pytest.mark.parametrize("size", [4.0, 2.0**-10])
+@pytest.mark.parametrize("noun", [lambda cov: exact.Gaussian(np.zeros(2, cov.dtype), cov), one_of_two])
+def test_rounding_of_a_covariance_is_forgiven_and_no_more(noun, size, dtype):
+    if noun is one_of_two:
+        size = max(size, 1.0)  # the largest entry of all of them counts
+    lean = lambda slack: size * np.array([[1.0, 0.0625 + slack], [0.0625, 0.25]])  # noqa: E731
+    sink = lambda slack: size * np.array([[1.0, 0.0], [0.0, -slack]])  # noqa: E731
+    for cov, more in ((lean, 1 / 16), (sink, 2.0**-21)):
+        noun(cov(SLACK[dtype]).astype(dtype))
+        with pytest.raises(ValueError, match=r"symmetric and positive semi-definite"):
+            noun(cov(SLACK[dtype] * (1 + more)).astype(dtype))
+
+
+@pytest.mark.parametrize("dtype", SLACK)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_rounding_of_weights_is_forgiven_and_no_more(sign, dtype):
+    one_of_two(np.eye(2, dtype=dtype), [0.5, 0.5 + sign * SLACK[dtype]])
+    with pytest.raises(ValueError, match="sum to one"):
+        one_of_two(np.eye(2, dtype=dtype), [0.5, 0.5 + sign * SLACK[dtype] * (1 + 1 / 16)])
 
 
 def test_what_is_no_world_is_refused():
