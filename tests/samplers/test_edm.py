@@ -62,8 +62,16 @@ def test_noise_acts_inside_the_window_only():
     still = step(edm(known, Flow()), 0.5, 0.3)
     for window in ({"s_min": 1.1}, {"s_max": 0.9}):
         np.testing.assert_array_equal(step(edm(known, Flow(), s_churn=0.2, **window), 0.5, 0.3, noise=2.0), still)
-    for window in ({"s_min": 1.0}, {"s_max": 1.0}, {}):
+    for window in ({"s_min": 1.0}, {"s_max": 1.0}, {"s_min": 1.0, "s_max": 1.0}, {}):
         assert np.all(step(edm(known, Flow(), s_churn=0.2, **window), 0.5, 0.3, noise=2.0) != still)
+
+
+def test_options_end_where_the_docstring_says():
+    for inside in ({"steps": 1}, {"s_churn": 0.0}, {"s_noise": 0.0}, {"s_min": 0.5, "s_max": 0.5}):
+        edm(known, Flow(), **inside)
+    for outside in ({"steps": 1 - 1e-9}, {"s_churn": -1e-9}, {"s_noise": -1e-9}, {"s_min": 0.5, "s_max": 0.5 - 1e-9}):
+        with pytest.raises(ValueError, match=f"got .*{list(outside)[-1]}={list(outside.values())[-1]}"):
+            edm(known, Flow(), **outside)
 
 
 def test_churn_is_shared_by_the_steps_and_has_a_ceiling():
@@ -72,7 +80,7 @@ def test_churn_is_shared_by_the_steps_and_has_a_ceiling():
 
     np.testing.assert_array_equal(moved(s_churn=2.0, steps=10), moved(s_churn=0.2, steps=1))
     np.testing.assert_array_equal(moved(s_churn=1e9), moved(s_churn=math.sqrt(2) - 1))
-    assert np.all(moved(s_churn=0.41) != moved(s_churn=1e9))
+    assert np.all(moved(s_churn=math.sqrt(2) - 1 - 1e-9) != moved(s_churn=1e9))
 
 
 @pytest.mark.parametrize("schedule", [Cosine(), EDM(), VE()], ids=repr)

@@ -59,6 +59,24 @@ def test_what_is_left_out_is_what_the_docstrings_say(silent, spoken):
         np.testing.assert_array_equal(step(silent, t, s), step(spoken, t, s))
 
 
+@pytest.mark.parametrize(
+    ("make", "inside", "outside"),
+    [
+        (lambda eta: ddim(known, VP(), eta=eta), [0.0, 0.5, 7.0], [-1e-9]),
+        (lambda variance: ddpm(known, VP(), variance=variance), [0.0, 0.5, 1.0], [-1e-9, 1 + 1e-9]),
+        (lambda undone: churn(known, VP(), undone=undone), [0.0, 0.5, 1 - 1e-9], [-1e-9, 1.0]),
+        (lambda eta: exponential(known, VP(), eta=eta), [0.0, 0.5, 7.0], [-1e-9]),
+    ],
+    ids=["ddim", "ddpm", "churn", "exponential"],
+)
+def test_knobs_turn_from_end_to_end_and_no_further(make, inside, outside):
+    for value in inside:
+        make(value)
+    for value in outside:
+        with pytest.raises(ValueError, match=f"got .*={value}"):
+            make(value)
+
+
 def gain(sampler, t, s):
     """How much of the noise a step lets in."""
     return float(step(sampler, t, s, noise=np.ones((1, 2)))[0] - step(sampler, t, s, noise=np.zeros((1, 2)))[0])
