@@ -69,13 +69,11 @@ def test_what_is_left_out_is_what_the_papers_use():
 
 
 def test_constants_are_checked():
-    for make in (
-        lambda: weights.edm(std=0.0),
-        lambda: weights.logit_normal(std=-1.0),
-        lambda: weights.edm(sigma_data=0.0),
-    ):
-        with pytest.raises(ValueError, match="must be positive"):
-            make()
+    for make, name in ((weights.edm, "std"), (weights.edm, "sigma_data"), (weights.logit_normal, "std")):
+        make(**{name: 1e-9})
+        for value in (0.0, -1.0):
+            with pytest.raises(ValueError, match=f"{name} must be positive, got {name}={value}"):
+                make(**{name: value})
 
 
 def test_weights_differentiate():

@@ -101,6 +101,7 @@ def test_pmap_and_vmap_agree():
         ([0.5], "decreasing sequence of at least two"),
         ([1.5, 0.5], "within \\[0, 1\\], got first=1.5"),
         ([0.5, -0.1], "within \\[0, 1\\]"),
+        ([0.9, 0.5, -0.1], "within \\[0, 1\\], got first=0.9.* last=-0.1"),
         ([0.5, float("nan")], "decreasing sequence"),
     ],
 )

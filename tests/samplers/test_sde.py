@@ -28,6 +28,10 @@ def step(sampler, t, s, noise=0.0, dtype="float64"):
     return sampler.step(noise, (), jnp.asarray(Z, dtype), jnp.asarray(t, dtype), jnp.asarray(s, dtype))[0]
 
 
+def test_one_row_of_noise_is_asked_for():
+    assert euler_maruyama(denoise, Flow()).noises == euler_maruyama(denoise, Flow(), eta=0.0).noises == 1
+
+
 def gain(sampler, t, s):
     return (step(sampler, t, s, 1.0) - step(sampler, t, s))[0]
 
