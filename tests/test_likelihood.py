@@ -9,6 +9,7 @@ import pytest
 from jax.scipy import stats
 
 from diffeq_gen import clocks, exact, likelihood
+from diffeq_gen.equations import probability_flow
 from diffeq_gen.schedules import VP, Flow, at
 
 WORLD = exact.Mixture(
@@ -72,6 +73,35 @@ def test_on_gaussian_data_it_is_the_law_of_the_closed_flow_map(schedule):
     wanted = jnp.sum(stats.norm.logpdf(encode(x0))) + volume
     read = jax.jit(lambda x0: likelihood.log_prob(denoise, schedule, x0, steps=1000, log_snr_min=-6.0, log_snr_max=7.0))
     np.testing.assert_allclose(read(x0), wanted, rtol=1e-9)  # (13/1000)^4 is 3e-8, times slopes of a hundredth
+
+
+@pytest.mark.parametrize("schedule", [Flow(), VP()], ids=repr)
+@pytest.mark.parametrize("steps", [1, 3])
+def test_each_step_is_the_classical_rule_on_the_probability_flow(schedule, steps):
+    """The same few large steps, with the field from `probability_flow` by the chain rule and its divergence by autodiff."""
+    denoise, x0, low, high = exact.denoiser(WORLD, schedule), POINTS[0], -3.0, 2.0
+    flow = probability_flow(denoise, schedule)
+
+    def rates(log_snr, z):
+        p = at(schedule, clocks.time_at(schedule, log_snr))
+
+        def field(z):
+            along = jax.jvp(lambda z, a, s: z / jnp.hypot(a, s), (jnp.hypot(p.alpha, p.sigma) * z, p.alpha, p.sigma),
+                            (flow(jnp.hypot(p.alpha, p.sigma) * z, p.t), p.alpha_dot, p.sigma_dot))[1]  # fmt: skip
+            return along / p.log_snr_dot
+
+        return np.append(field(z), jnp.trace(jax.jacfwd(field)(z)))
+
+    h, c = (low - high) / steps, 1 / np.sqrt(1 + np.exp(-high))
+    state = np.append(c * x0, 0.0)
+    for here in high + h * np.arange(steps):
+        slopes = [rates(here, state[:2])]
+        for share in (1 / 2, 1 / 2, 1.0):
+            slopes.append(rates(here + share * h, (state + share * h * slopes[-1])[:2]))
+        state = state + h * np.array([1, 2, 2, 1]) / 6 @ np.array(slopes)
+    wanted = np.sum(stats.norm.logpdf(state[:2])) + state[2] + 2 * np.log(c)
+    found = likelihood.log_prob(denoise, schedule, x0, steps=steps, log_snr_min=low, log_snr_max=high)
+    np.testing.assert_allclose(found, wanted, rtol=1e-12)
 
 
 def test_what_is_left_out_is_32_steps_between_log_snrs_of_12():
