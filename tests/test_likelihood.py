@@ -162,6 +162,26 @@ def test_the_draws_of_the_elbo_are_one_in_each_stratum_and_differ_between_keys()
     assert len(np.unique(shares.round(9))) == 32
 
 
+def test_one_draw_of_the_elbo_to_the_last_digit():
+    """Given its draws: log-SNRs as the denoiser is asked for them, and the noise of the third part of the key."""
+    key, x0, guess, low, high = jax.random.key(4), np.array([1.1, -0.2, 0.4]), np.array([0.6, 0.3, 0.2]), -3.0, 2.0
+    asked = []
+
+    def guessing(z, t):
+        jax.debug.callback(lambda t: asked.append(float(t)), t)
+        return jnp.asarray(guess)
+
+    found = likelihood.elbo(key, guessing, VP(), jnp.asarray(x0), samples=8, log_snr_min=low, log_snr_max=high)
+    jax.effects_barrier()
+    snr = np.array([at(VP(), t).alpha ** 2 / at(VP(), t).sigma ** 2 for t in asked])
+    diffusion = (high - low) / 2 * np.mean(snr) * np.sum((x0 - guess) ** 2)
+    p = at(VP(), clocks.time_at(VP(), low))
+    prior = sum(gaussian_kl(*map(float, (p.alpha * x, p.sigma, jnp.hypot(p.alpha, p.sigma)))) for x in x0)
+    eps = np.asarray(jax.random.normal(jax.random.split(key, 3)[2], x0.shape))
+    reconstruction = np.sum(stats.norm.logpdf(x0, x0 + np.exp(-high / 2) * eps, np.exp(-high / 2)))
+    np.testing.assert_allclose(found, reconstruction - diffusion - prior, rtol=1e-9)
+
+
 def test_the_exact_divergence_is_the_trace_of_the_jacobian():
     denoise = exact.denoiser(WORLD, Flow())
     z, t = jnp.array([0.3, -0.7]), 0.4
@@ -177,5 +197,5 @@ def test_units():
     """A uniform law over 2^k bins costs k bits per dimension."""
     for k in (1, 4, 8):
         nats = -3 * np.log(2.0)
-        assert np.isclose(likelihood.bits_per_dim(nats, 3, bin_width=2.0 / 2**k), k)
-    assert np.isclose(likelihood.bits_per_dim(-np.log(2.0), 1), 1)
+        np.testing.assert_allclose(likelihood.bits_per_dim(nats, 3, bin_width=2.0 / 2**k), k, rtol=1e-14)
+    np.testing.assert_allclose(likelihood.bits_per_dim(-np.log(2.0), 1), 1, rtol=1e-14)
