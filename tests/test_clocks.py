@@ -85,6 +85,9 @@ def test_a_grid_is_cut_to_what_the_schedule_reaches():
         (lambda: clocks.uniform_log_snr(Flow(), 3, log_snr_min=2.0, log_snr_max=1.0), "log_snr_min must be below"),
         (lambda: clocks.uniform_log_snr(Flow(), 3, log_snr_min=1.0, log_snr_max=1.0), "log_snr_min must be below"),
         (lambda: clocks.uniform(3, first=0.4, last=0.4), "times must fall from first to last"),
+        (lambda: clocks.uniform(3, first=1 + 1e-9), "times must fall .* within .0, 1."),
+        (lambda: clocks.uniform(3, last=-1e-9), "times must fall .* within .0, 1."),
+        (lambda: clocks.resolution_shift(Flow(), 0.0), "ratio must be positive, got ratio=0.0"),
         (lambda: clocks.karras(Flow(), 3, rho=0.0), "rho must be positive"),
         (lambda: clocks.karras(Flow(), 3, sigma_min=2.0, sigma_max=2.0), "sigma must fall"),
         (lambda: clocks.karras(Flow(), 3, sigma_min=0.0), "sigma must fall"),
@@ -93,3 +96,10 @@ def test_a_grid_is_cut_to_what_the_schedule_reaches():
 def test_bad_grids_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_grids_reach_to_the_ends_of_what_is_allowed():
+    assert clocks.uniform(1, first=1.0, last=0.0).tolist() == [1.0, 0.0]
+    assert clocks.uniform(1, first=0.6, last=0.2).tolist() == [0.6, 0.2]
+    assert clocks.karras(Flow(), 2, rho=0.5).shape == (3,)
+    assert clocks.resolution_shift(Flow(), 1e-9).ratio == 1e-9
