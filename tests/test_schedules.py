@@ -139,7 +139,7 @@ def test_a_lambda_is_a_schedule():
         (lambda: checked(lambda t: (jnp.stack([1 - t, t - 1]), t)), "alpha must be positive and finite"),
         (lambda: checked(lambda t: (jnp.stack([1 - t, t]), t)), "log-SNR must decrease in t"),
         (lambda: at(lambda t: (jnp.log(t - 0.5), t), 0.25), "alpha and sigma must be non-negative, got alpha=nan"),
-        (lambda: checked(lambda t: (1 - t, 0 * t)), "sigma must be positive and finite, got sigma=0.0 at t="),
+        (lambda: checked(lambda t: (1 - t, 0 * t)), "sigma must be positive and finite, got sigma=0.0 at t=0.00390625"),
         (lambda: checked(lambda t: (1 - t, 1 - t)), "log-SNR must decrease in t"),
     ],
 )  # fmt: skip
