@@ -451,6 +451,10 @@ BAD = {
     "cov must be symmetric and positive semi": lambda: exact.Gaussian(zero, eye * np.nan),
     "weights, means and covs must be": lambda: exact.Mixture(np.ones(1), np.zeros((2, 2)), np.stack([eye, eye])),
     "weights must be positive": lambda: exact.Mixture(np.array([1.5, -0.5]), np.zeros((2, 2)), np.stack([eye, eye])),
+    "must be positive and sum": lambda: exact.Mixture(np.array([1.0, 0.0]), np.zeros((2, 2)), np.stack([eye, eye])),
+    "be positive and sum to one": lambda: exact.Mixture(
+        np.array([[0.5, 0.5], [0.5, 0.6]]), np.zeros((2, 2, 2)), np.stack([np.stack([eye, eye])] * 2)
+    ),
     "and sum to one": lambda: exact.Mixture(np.array([0.5, 0.6]), np.zeros((2, 2)), np.stack([eye, eye])),
     "covs must be symmetric": lambda: exact.Mixture(np.full(2, 0.5), np.zeros((2, 2)), np.stack([eye, -eye])),
     "points must be": lambda: exact.Empirical(np.zeros((0, 3))),
