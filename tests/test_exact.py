@@ -214,6 +214,23 @@ def test_draws_have_the_mean_and_covariance_of_the_world(world):
     assert np.all(np.abs(products.mean(0) - cov) <= 5 * products.std(0) / math.sqrt(n))
 
 
+def test_draws_of_points_are_those_points_each_as_often():
+    """Bit for bit, first and last included; five standard deviations of a binomial count."""
+    world, n = empirical(5), 20_000
+    x0 = np.asarray(exact.draw(jax.random.key(7), world, n))
+    same = np.all(x0[:, None] == np.asarray(world.points)[None], axis=2)
+    assert np.all(same.sum(1) == 1)
+    assert np.all(np.abs(same.sum(0) - n / 5) <= 5 * math.sqrt(n * 0.2 * 0.8))
+
+
+def test_draws_follow_their_key_and_do_not_repeat():
+    for world in (gaussian(), mixture()):
+        x0 = np.asarray(exact.draw(jax.random.key(7), world, 50))
+        assert len(np.unique(x0.round(12), axis=0)) == 50
+        assert np.array_equal(x0, exact.draw(jax.random.key(7), world, 50))
+        assert not np.isin(x0, exact.draw(jax.random.key(8), world, 50)).any()
+
+
 # The empirical world
 
 
