@@ -223,6 +223,13 @@ def test_draws_of_points_are_those_points_each_as_often():
     assert np.all(np.abs(same.sum(0) - n / 5) <= 5 * math.sqrt(n * 0.2 * 0.8))
 
 
+def test_draws_of_what_does_not_spread_are_its_means():
+    means, flat = jnp.array(MEANS), jnp.zeros((2, 2, 2))
+    assert np.array_equal(exact.draw(jax.random.key(7), exact.Gaussian(means[0], flat[0]), 3), means[[0, 0, 0]])
+    x0 = np.asarray(exact.draw(jax.random.key(7), exact.Mixture(jnp.array(WEIGHTS), means, flat), 50))
+    assert np.all(np.any(np.all(x0[:, None] == np.asarray(means), axis=2), axis=1)) and len(np.unique(x0, axis=0)) == 2
+
+
 def test_draws_follow_their_key_and_do_not_repeat():
     for world in (gaussian(), mixture()):
         x0 = np.asarray(exact.draw(jax.random.key(7), world, 50))
