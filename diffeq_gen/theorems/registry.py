@@ -116,10 +116,12 @@ class Theorem:
         return frozenset(name for domain in self.domains.values() for name in domain.assumes)
 
     def check(
-        self, *, cases: int | None = None, seed: int = 0, precisions: tuple[str, ...] | None = None, **fixed: Any
-    ) -> Verdict:
+        self, *, cases: int | None = None, seed: int = 0, precisions: tuple[str, ...] | None = None, quick: bool = False,
+        **fixed: Any,
+    ) -> Verdict:  # fmt: skip
         """Searches `cases` cases in each precision, then makes sure that every near miss is refuted.
 
+        `quick` compiles without optimisation, for a first look: a proof is of the code as it runs.
         Keyword arguments that are variables of the theorem are held fixed: ``check(schedule=mine)``.
         Raises: ValueError where a keyword is no variable.
         """
@@ -131,7 +133,7 @@ class Theorem:
         decisive: dict[str, float] = {}
         for dtype in precisions or self.precisions:
             for domains in self._variants(fixed):
-                finding = self._search(self.claim, self.order, domains, cases, seed, dtype, fixed)
+                finding = self._search(self.claim, self.order, domains, cases, seed, dtype, fixed, quick=quick)
                 ratios[dtype] = max(ratios.get(dtype, 0.0), finding.ratio)
                 decisive[dtype] = min(decisive.get(dtype, 1.0), finding.decisive)
                 if finding.ratio > 1:
@@ -139,7 +141,7 @@ class Theorem:
         reason, main = "", next(iter(precisions or self.precisions))
         if decisive[main] < DECISIVE_SHARE:
             reason = f"{self.name}: vacuous, the bound decides only {decisive[main]:.0%} of the cases in {main}"
-        survivors = [] if fixed else [miss.name for miss in self.misses if not self._refutes(miss)]
+        survivors = [] if fixed else [miss.name for miss in self.misses if not self._refutes(miss, quick)]
         if survivors:
             reason = f"{self.name}: the near miss {', '.join(survivors)} is not refuted"
         taken = time.monotonic() - start
@@ -175,9 +177,10 @@ class Theorem:
     def _search(
         self, claim: Callable, order: float | None, domains: Mapping[str, Domain], cases: int, seed: int, dtype: str,
         fixed: Mapping[str, Any] | None = None, given: Mapping[str, Any] | None = None, rough: bool = False,
+        quick: bool = False,
     ) -> Finding:  # fmt: skip
         return search(claim, self.kind, domains, cases=cases, seed=seed, dtype=dtype, order=order, fixed=fixed,
-                      given=given, compiled=self._compiled, rough=rough)  # fmt: skip
+                      given=given, compiled=self._compiled, rough=rough, quick=quick)  # fmt: skip
 
     def _variants(self, fixed: Mapping[str, Any]) -> list[dict[str, Domain]]:
         several = [name for name, domain in self.domains.items() if domain.variants and name not in fixed]
@@ -185,11 +188,13 @@ class Theorem:
             return [dict(self.domains)]
         return [{**self.domains, several[0]: variant} for variant in self.domains[several[0]].variants]
 
-    def _refutes(self, miss: NearMiss, cases: int = 1, seed: int = 0) -> bool:
+    def _refutes(self, miss: NearMiss, quick: bool) -> bool:
         """Whether the near miss is false at its witness (the first case), by more than ten bounds, in one variant at least."""
         enough = 1 if self.kind == "order" else REFUTED
         return any(
-            self._search(miss.claim, miss.order, domains, cases, seed, "float64", given=miss.witness, rough=True).ratio
+            self._search(
+                miss.claim, miss.order, domains, 1, 0, "float64", given=miss.witness, rough=True, quick=quick
+            ).ratio
             > enough
             for domains in self._variants({})
         )

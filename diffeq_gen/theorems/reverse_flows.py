@@ -113,11 +113,22 @@ def _moments(world, schedule, t):
     return alpha * world.mean, alpha**2 * world.cov + sigma**2 * jnp.eye(2, dtype=world.cov.dtype)
 
 
+def _inverse_cov(cov):
+    """By way of cov/tr(cov): slopes of its inverse hold 1/det^2, beyond float32 where variances explode to 1e17."""
+    size = jnp.trace(cov)
+    return _inverse(cov / size) / size
+
+
+def _log_det_cov(cov):
+    size = jnp.trace(cov)
+    return 2 * jnp.log(size) + jnp.log(_det(cov / size))
+
+
 def _kl(q, p):
     """KL(q || p) of two Gaussians in the plane, each (mean, cov), in nats."""
     (m, v), (mean, cov) = q, p
-    away, inverse = m - mean, _inverse(cov)
-    return (jnp.trace(inverse @ v) + away @ inverse @ away - 2 + jnp.log(_det(cov)) - jnp.log(_det(v))) / 2
+    away, inverse = m - mean, _inverse_cov(cov)
+    return (jnp.trace(inverse @ v) + away @ inverse @ away - 2 + _log_det_cov(cov) - _log_det_cov(v)) / 2
 
 
 def _mean_product(mean, cov, first, second):
@@ -128,7 +139,7 @@ def _mean_product(mean, cov, first, second):
 
 def _score(mean, cov):
     """(A, b) of the score A z + b."""
-    inverse = _inverse(cov)
+    inverse = _inverse_cov(cov)
     return -inverse, inverse @ mean
 
 

@@ -46,6 +46,26 @@ def test_a_true_identity_holds_and_says_by_how_much(blank):
     assert 0 < verdict.residual_over_bound["float64"] < 1 and 0 < verdict.residual_over_bound["float32"] < 1
 
 
+def test_a_quick_check_sees_the_same_and_is_compiled_anew(blank, monkeypatch):
+    asked = []
+    compiled = jax.stages.Lowered.compile
+    monkeypatch.setattr(
+        jax.stages.Lowered, "compile", lambda self, options=None: (asked.append(options), compiled(self, options))[1]
+    )
+
+    def difference_of_squares(x, y):
+        return (x + y) * (x - y), x**2 - y**2
+
+    def mistaken(x, y):
+        return x + y, x - y
+
+    entry = plant(difference_of_squares)
+    quick, whole = entry.check(quick=True), entry.check()
+    assert quick and whole and quick.cases == whole.cases == 1000
+    assert [options is None for options in asked] == [False, False, True, True]
+    assert not plant(mistaken).check(quick=True)
+
+
 @pytest.mark.parametrize("factor", [2.0, 1 + 1e-6, 1 + 1e-12])
 def test_a_factor_is_seen_however_small(blank, factor):
     def claim(x, y):
