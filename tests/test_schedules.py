@@ -129,6 +129,13 @@ def test_a_lambda_is_a_schedule():
         (lambda: Tabulated([1.0]), "log_snrs must be a finite, decreasing sequence"),
         (lambda: Tabulated(np.array([1.0, 2.0])), "log_snrs must be a finite, decreasing sequence"),
         (lambda: Tabulated(np.array([3.0, 1.0, 2.0])), "log_snrs must be a finite, decreasing sequence"),
+        (lambda: Tabulated([1.0, 1.5]), "log_snrs must be a finite, decreasing sequence"),
+        (lambda: Tabulated([2.0, 2.0, 1.0]), "log_snrs must be a finite, decreasing sequence"),
+        (lambda: Tabulated([np.inf, 2.0, 1.0]), "log_snrs must be a finite, decreasing sequence"),
+        (lambda: Tabulated([[3.0, 2.0], [2.0, 1.0]]), "log_snrs must be a finite, decreasing sequence"),
+        (lambda: Tabulated.from_betas([0.0, 0.1]), "betas must lie in"),
+        (lambda: Tabulated.from_alphas_cumprod([1.0, 0.5]), "alphas_cumprod must lie in"),
+        (lambda: Tabulated.from_alphas_cumprod([1.5, 0.5]), "alphas_cumprod must lie in"),
         (lambda: Tabulated.from_betas([0.1, 1.0]), "betas must lie in"),
         (lambda: Tabulated.from_alphas_cumprod([0.9, 0.0]), "alphas_cumprod must lie in"),
         (lambda: clocks.resolution_shift(Flow(), 0.0), "ratio must be positive"),
@@ -141,6 +148,8 @@ def test_a_lambda_is_a_schedule():
         (lambda: at(lambda t: (jnp.log(t - 0.5), t), 0.25), "alpha and sigma must be non-negative, got alpha=nan"),
         (lambda: checked(lambda t: (1 - t, 0 * t)), "sigma must be positive and finite, got sigma=0.0 at t=0.00390625"),
         (lambda: checked(lambda t: (1 - t, 1 - t)), "log-SNR must decrease in t"),
+        (lambda: checked(lambda t: (1 - t, jnp.where(t < 0.5, t, 0))), "got sigma=0.0 at t=0.5$"),
+        (lambda: checked(lambda t: (1 - t, jnp.where(t < 0.5, t, 1 - t))), r"got -?[\d.e-]+ at t=0.5 and -?[\d.e-]+ at t=0.50390625$"),
     ],
 )  # fmt: skip
 def test_bad_input_is_named(make, message):
@@ -174,3 +183,8 @@ def test_schedules_differentiate_in_their_parameters():
     step = 1e-6
     difference = (at(VP(0.1, 20.0 + step), 0.3).sigma - at(VP(0.1, 20.0 - step), 0.3).sigma) / (2 * step)
     assert np.allclose(slope.beta_max, difference, rtol=1e-6)
+
+
+def test_two_knots_are_a_table_and_betas_may_be_large():
+    assert Tabulated([1.0, 0.0]).log_snr(0.25) == 0.75
+    assert np.allclose(Tabulated.from_betas([0.7, 0.9]).log_snr(0.0), np.log(0.3 / 0.7), rtol=1e-14)
