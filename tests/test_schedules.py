@@ -188,3 +188,8 @@ def test_schedules_differentiate_in_their_parameters():
 def test_two_knots_are_a_table_and_betas_may_be_large():
     assert Tabulated([1.0, 0.0]).log_snr(0.25) == 0.75
     assert np.allclose(Tabulated.from_betas([0.7, 0.9]).log_snr(0.0), np.log(0.3 / 0.7), rtol=1e-14)
+
+
+def test_the_last_piece_of_a_table_has_its_slope_at_its_end():
+    assert np.isclose(clocks.log_snr_dot(Tabulated([1.0, 0.0, -3.0]), 1.0), -6.0, rtol=1e-12)
+    assert np.isclose(clocks.log_snr_dot(Tabulated([1.0, 0.0, -3.0]), 0.0), -2.0, rtol=1e-12)
