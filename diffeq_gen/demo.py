@@ -12,7 +12,7 @@ __all__ = ["demo"]
 
 
 def demo(
-    *, out: Path = Path("report"), steps: int = 600, batch: int = 64, cases: int = 100, images: int = 10
+    *, out: Path = Path("report"), steps: int = 500, batch: int = 64, cases: int = 100, images: int = 10
 ) -> int:  # fmt: skip
     """Prove the theorems, train on digits, sample by three samplers, and write a self-contained HTML report.
 
