@@ -21,7 +21,7 @@ import numpy as np
 
 from diffeq_gen.paths import bridge
 from diffeq_gen.schedules import at
-from diffeq_gen.types import Denoiser, Key, Point, Sample, Schedule, pytree, require, static
+from diffeq_gen.types import Denoiser, Key, Point, Sample, Schedule, dot, pytree, require, static
 
 __all__ = [
     "Empirical", "Gaussian", "Mixture", "Posterior", "World", "denoise", "denoiser", "divergence", "draw", "flow_map",
@@ -37,7 +37,6 @@ class Posterior(NamedTuple):
     score: Sample
 
 
-_dot = functools.partial(jnp.matmul, precision="highest")
 _hypot = jax.custom_jvp(lambda x, y: jnp.hypot(x, y))  # its own slopes ask which of the two is larger
 _hypot.defjvps(lambda dx, h, x, y: x / h * dx, lambda dy, h, x, y: y / h * dy)
 
@@ -46,11 +45,11 @@ Moment = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def _covariance(r: jax.Array, rows: jax.Array) -> jax.Array:
-    return _dot(rows.T * r[None, :], rows)
+    return dot(rows.T * r[None, :], rows)
 
 
 def _trace(r: jax.Array, rows: jax.Array) -> jax.Array:
-    return _dot(r, jnp.sum(rows * rows, axis=1))
+    return dot(r, jnp.sum(rows * rows, axis=1))
 
 
 def _nothing(r: jax.Array, rows: jax.Array) -> jax.Array:
@@ -87,14 +86,14 @@ class Gaussian:
         variance, basis = jnp.linalg.eigh(self.cov)
         root = jnp.sqrt(jnp.maximum(variance, 0))
         std = _hypot(p.alpha * root, p.sigma)
-        return _Spectrum(basis, root, std, _dot(z - p.alpha * self.mean, basis) / std)
+        return _Spectrum(basis, root, std, dot(z - p.alpha * self.mean, basis) / std)
 
     def _posterior(self, z: Sample, p: Point) -> Posterior:
         basis, root, std, unit = self._spectrum(z, p)
         return Posterior(
             log_prob=-jnp.sum(unit * unit / 2 + jnp.log(std) + math.log(2 * math.pi) / 2),
-            x0=self.mean + _dot(basis, root * (p.alpha * root / std) * unit),
-            score=-_dot(basis, unit / std),
+            x0=self.mean + dot(basis, root * (p.alpha * root / std) * unit),
+            score=-dot(basis, unit / std),
         )
 
     def _second(self, z: Sample, p: Point, moment: Moment) -> jax.Array:
@@ -134,7 +133,7 @@ class Mixture:
         each = self._each(lambda component: component._posterior(z, p))
         logits = jnp.log(self.weights) + each.log_prob
         r = jax.nn.softmax(logits)
-        return r, each, Posterior(jax.nn.logsumexp(logits), _dot(r, each.x0), _dot(r, each.score))
+        return r, each, Posterior(jax.nn.logsumexp(logits), dot(r, each.x0), dot(r, each.score))
 
     def _posterior(self, z: Sample, p: Point) -> Posterior:
         return self._responsible(z, p)[-1]
@@ -150,7 +149,7 @@ class Mixture:
         slope_x0, slope_eps = self._each(lambda component: component._slopes(z, p))
         x0, score = each.x0 - known.x0[None, :], each.score - known.score[None, :]
         between_x0, between_eps = jnp.sum(x0 * score, axis=1), -p.sigma * jnp.sum(score * score, axis=1)
-        return _dot(r, slope_x0 + between_x0), _dot(r, slope_eps + between_eps)
+        return dot(r, slope_x0 + between_x0), dot(r, slope_eps + between_eps)
 
 
 class _Summary(NamedTuple):
@@ -199,7 +198,7 @@ class Empirical:
             logits = (nearest - energy) / scale
             log_mass = jax.nn.logsumexp(logits)
             r = jnp.exp(logits - log_mass)
-            mean = _dot(r, rows)
+            mean = dot(r, rows)
             return _Summary(nearest, log_mass, mean, moment(r, rows - mean[None, :]))
 
         def merge(a: _Summary, b: _Summary) -> _Summary:
@@ -380,7 +379,7 @@ def flow_map(world: Gaussian, z: Sample, p: Point, q: Point) -> Sample:
     if not isinstance(world, Gaussian):
         raise TypeError(f"only a Gaussian world has its flow map in closed form, got {world!r}")
     start, end = world._spectrum(z, p), world._spectrum(z, q)
-    return q.alpha * world.mean + _dot(start.basis, end.std * start.unit)
+    return q.alpha * world.mean + dot(start.basis, end.std * start.unit)
 
 
 def draw(key: Key, world: World, n: int) -> Sample:
@@ -397,4 +396,4 @@ def draw(key: Key, world: World, n: int) -> Sample:
         return one(jax.random.split(within, n), world.means[k], world.covs[k])
     variance, basis = jnp.linalg.eigh(world.cov)
     unit = jax.random.normal(within, (n, len(world.mean)), world.mean.dtype)
-    return world.mean[None, :] + _dot(unit * jnp.sqrt(jnp.maximum(variance, 0))[None, :], basis.T)
+    return world.mean[None, :] + dot(unit * jnp.sqrt(jnp.maximum(variance, 0))[None, :], basis.T)

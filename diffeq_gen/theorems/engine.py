@@ -158,16 +158,8 @@ def search(
     free = {name: domain for name, domain in domains.items() if name not in fixed} or {NOTHING: scalars(NOTHING, 0, 1)}
     size = min(CHUNK, max(1, cases))
     treedef = jax.tree.structure(draw(free, 1, seed))
-    key = (
-        claim,
-        kind,
-        dtype,
-        rough,
-        quick,
-        size,
-        treedef,
-        tuple(sorted((name, id(value)) for name, value in fixed.items())),
-    )
+    held = tuple(sorted((name, id(value)) for name, value in fixed.items()))
+    key = (claim, kind, dtype, rough, quick, size, treedef, held)
 
     def chunk(start: int) -> tuple[Finding, float]:
         """The worst of `size` cases, and how many of them the bound decides."""

@@ -99,9 +99,16 @@ def langevin_at_twice_the_speed(schedule, world, x0, eps, probe, t, eta):
     return _generators(schedule, world, x0, eps, probe, t, eta, lambda climb, bend: 2 * (climb + bend))
 
 
-def _inverse(m):
-    """The inverse of a 2 x 2 matrix by its adjugate."""
-    return jnp.stack([jnp.stack([m[1, 1], -m[0, 1]]), jnp.stack([-m[1, 0], m[0, 0]])]) / _det(m)
+def _inverse(cov):
+    """Of a 2 x 2 covariance, by the adjugate of cov/tr(cov): slopes hold 1/det^2, no float32 where variances explode to 1e17."""
+    size = jnp.trace(cov)
+    m = cov / size
+    return jnp.stack([jnp.stack([m[1, 1], -m[0, 1]]), jnp.stack([-m[1, 0], m[0, 0]])]) / _det(m) / size
+
+
+def _log_det(cov):
+    size = jnp.trace(cov)
+    return 2 * jnp.log(size) + jnp.log(_det(cov / size))
 
 
 def _det(m):
@@ -113,22 +120,11 @@ def _moments(world, schedule, t):
     return alpha * world.mean, alpha**2 * world.cov + sigma**2 * jnp.eye(2, dtype=world.cov.dtype)
 
 
-def _inverse_cov(cov):
-    """By way of cov/tr(cov): slopes of its inverse hold 1/det^2, beyond float32 where variances explode to 1e17."""
-    size = jnp.trace(cov)
-    return _inverse(cov / size) / size
-
-
-def _log_det_cov(cov):
-    size = jnp.trace(cov)
-    return 2 * jnp.log(size) + jnp.log(_det(cov / size))
-
-
 def _kl(q, p):
     """KL(q || p) of two Gaussians in the plane, each (mean, cov), in nats."""
     (m, v), (mean, cov) = q, p
-    away, inverse = m - mean, _inverse_cov(cov)
-    return (jnp.trace(inverse @ v) + away @ inverse @ away - 2 + _log_det_cov(cov) - _log_det_cov(v)) / 2
+    away, inverse = m - mean, _inverse(cov)
+    return (jnp.trace(inverse @ v) + away @ inverse @ away - 2 + _log_det(cov) - _log_det(v)) / 2
 
 
 def _mean_product(mean, cov, first, second):
@@ -139,7 +135,7 @@ def _mean_product(mean, cov, first, second):
 
 def _score(mean, cov):
     """(A, b) of the score A z + b."""
-    inverse = _inverse_cov(cov)
+    inverse = _inverse(cov)
     return -inverse, inverse @ mean
 
 
