@@ -86,7 +86,7 @@ def verify(
         seed: Where the random cases begin.
         json: A file for the verdicts, a list with one object per theorem.
         prove: Also attempt a symbolic proof of each identity, for an opaque schedule.
-        workers: Threads.
+        workers: Processes; threads where there is an accelerator, a schedule of your own, or little to do.
     """
     _numerics()
     from diffeq_gen.theorems import get
@@ -100,7 +100,7 @@ def verify(
     chosen = select(names, schedule=mine, assuming=assuming)
     start, verdicts = time.monotonic(), []
     with _progress(len(chosen)) as advance:
-        for verdict in run(chosen, cases=cases, seed=seed, workers=workers, schedule=mine):
+        for verdict in run(chosen, cases=cases, seed=seed, workers=workers, schedule=mine, processes=True):
             proof = (
                 _symbolic(get(verdict.name))
                 if prove and mine is None and verdict.kind in ("identity", "in law", "counterexample")

@@ -12,7 +12,7 @@ __all__ = ["demo"]
 
 
 def demo(
-    *, out: Path = Path("report"), steps: int = 500, batch: int = 64, cases: int = 100, images: int = 10
+    *, out: Path = Path("report"), steps: int = 600, batch: int = 64, cases: int = 100, images: int = 10
 ) -> int:  # fmt: skip
     """Prove the theorems, train on digits, sample by three samplers, and write a self-contained HTML report.
 
@@ -36,7 +36,7 @@ def demo(
     chosen = select()
     verdicts: list[Any] = []
     with progress("proving", len(chosen)) as advance:
-        for verdict in verify(chosen, cases=cases, quick=True):
+        for verdict in verify(chosen, cases=cases, quick=True, processes=True):
             verdicts.append(verdict)
             advance(len(verdicts), {})
     order = {entry.name: place for place, entry in enumerate(chosen)}

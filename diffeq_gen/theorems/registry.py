@@ -13,6 +13,7 @@ A near miss is replayed at its stored witness first: the example of each domain,
 
 import dataclasses
 import difflib
+import importlib
 import inspect
 import time
 from collections.abc import Callable, Mapping
@@ -85,6 +86,10 @@ class Theorem:
 
     def __call__(self, **case: Any) -> Any:
         return self.claim(**case)
+
+    def __reduce__(self) -> tuple[Callable, tuple[str, str]]:
+        """A theorem is pickled by its name, and found again by importing the module that states it."""
+        return _imported, (self.claim.__module__, self.name)
 
     def near_miss(
         self, claim: Callable | None = None, *, witness: Mapping[str, Any] | None = None, order: float | None = None
@@ -272,6 +277,11 @@ def get(name: str) -> Theorem:
         near = difflib.get_close_matches(name, _REGISTRY, n=1, cutoff=0.0)
         raise KeyError(f"no theorem is named {name!r}; did you mean {near[0]!r}?")
     return _REGISTRY[name]
+
+
+def _imported(module: str, name: str) -> Theorem:
+    importlib.import_module(module)
+    return get(name)
 
 
 def about(target: str, *, assuming: tuple[str, ...] | str = ()) -> list[Theorem]:

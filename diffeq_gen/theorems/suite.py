@@ -5,12 +5,17 @@ verdicts = run(select((), about_schedule=True), schedule=load("mypackage:cosine"
 """
 
 import difflib
+import functools
 import importlib
+import multiprocessing
+import signal
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
+
+import jax
 
 from diffeq_gen.schedules import checked
 from diffeq_gen.theorems.registry import Theorem, Verdict, about, all_theorems, get
@@ -19,6 +24,11 @@ from diffeq_gen.types import Schedule
 __all__ = ["ASSUMPTIONS", "load", "run", "select"]
 
 ASSUMPTIONS = ("variance-preserving",)
+INHERITED = (
+    "jax_platforms", "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs",
+    "jax_persistent_cache_min_entry_size_bytes", "jax_numpy_rank_promotion", "jax_numpy_dtype_promotion",
+)  # fmt: skip
+"""What a worker process takes over from the settings of its parent."""
 
 
 def load(spec: str) -> Any:
@@ -69,21 +79,42 @@ def select(
 
 def run(
     theorems: Iterable[Theorem], *, cases: int | None = None, seed: int = 0, workers: int = 2,
-    schedule: Schedule | None = None, quick: bool = False,
+    schedule: Schedule | None = None, quick: bool = False, processes: bool = False,
 ) -> Iterator[Verdict]:  # fmt: skip
-    """Checks the theorems on a few threads and yields each verdict as soon as it is there.
+    """Checks the theorems on a few workers and yields each verdict as soon as it is there.
 
     A claim that raises is refuted, with the exception as the reason: nothing is skipped.  `quick` as in `Theorem.check`.
+    The workers are threads; with `processes`, and more theorems than workers, they are processes, since half of a proof is
+    Python, which threads run one at a time.  Accelerators and a schedule of one's own stay with the process that has them.
+    Raises: ChildProcessError where a worker process was killed.
     """
-    fixed = {} if schedule is None else {"schedule": schedule}
-
-    def judge(entry: Theorem) -> Verdict:
-        try:
-            return entry.check(cases=cases, seed=seed, quick=quick, **fixed)
-        except Exception as error:
-            reason = f"{entry.name}: {type(error).__name__}: {error}"
-            return Verdict(entry.name, entry.kind, False, reason, 0, {}, {}, 0, 0.0)
-
-    with ThreadPoolExecutor(workers) as pool:
+    theorems, fixed = list(theorems), {} if schedule is None else {"schedule": schedule}
+    judge = functools.partial(_judge, cases=cases, seed=seed, quick=quick, **fixed)
+    apart = processes and len(theorems) > workers and schedule is None and jax.default_backend() == "cpu"
+    pool = _processes(workers) if apart else ThreadPoolExecutor(workers)
+    try:
         for future in as_completed([pool.submit(judge, entry) for entry in theorems]):
             yield future.result()
+    except BrokenExecutor as error:
+        raise ChildProcessError("a worker process was killed, most likely for want of memory: try fewer") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _judge(entry: Theorem, **options: Any) -> Verdict:
+    try:
+        return entry.check(**options)
+    except Exception as error:
+        reason = f"{entry.name}: {type(error).__name__}: {error}"
+        return Verdict(entry.name, entry.kind, False, reason, 0, {}, {}, 0, 0.0)
+
+
+def _processes(workers: int) -> Executor:
+    settings = {name: getattr(jax.config, name) for name in INHERITED}
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _inherit, (settings,))
+
+
+def _inherit(settings: Mapping[str, Any]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # an interruption is told once, by the parent
+    for name, value in settings.items():
+        jax.config.update(name, value)

@@ -52,7 +52,12 @@ def draw(
     p = at(schedule, times[0])
     z = jnp.sqrt(p.alpha**2 + p.sigma**2) * jax.random.normal(start_key, shape)
     sampler = samplers.ddim(denoise, schedule) if sampler is None else sampler
-    return denoise(samplers.sample(run_key, sampler, z, times), times[-1])
+
+    @jax.jit
+    def drawn(z: Sample) -> Sample:
+        return denoise(samplers.sample(run_key, sampler, z, times), times[-1])
+
+    return drawn(z)
 
 
 def evaluate(

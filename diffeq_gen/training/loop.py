@@ -111,13 +111,16 @@ class Config:
 
     def start(self, shape: tuple[int, ...]) -> State:
         """The state before the first step, for pictures of this shape."""
+        return jax.jit(self._start, static_argnums=0)(shape)
+
+    def _start(self, shape: tuple[int, ...]) -> State:
         key, net_key = jax.random.split(jax.random.key(self.seed))
         params = NETS[self.net](self).init(net_key, jnp.zeros((1, *shape)), jnp.zeros(()))
         return initial(key, params, self.optimizer())
 
     def shapes(self, shape: tuple[int, ...]) -> State:
         """The state's structure without its numbers: nothing is drawn, nothing compiled."""
-        return jax.eval_shape(lambda: self.start(shape))
+        return jax.eval_shape(lambda: self._start(shape))
 
 
 NETS: Mapping[str, Callable[[Config], Any]] = {

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from diffeq_gen.training.state import State, ema_decay
 from diffeq_gen.types import Key, Sample, require
@@ -70,7 +71,8 @@ def parallel(
     Theorems: data-parallel-step-is-the-whole-batch-step.
     """
     count = len(devices or jax.devices())
-    local = len([device for device in devices or jax.devices() if device.process_index == jax.process_index()])
+    local = [device for device in devices or jax.devices() if device.process_index == jax.process_index()]
+    home = NamedSharding(Mesh(local, ("batch",)), PartitionSpec())
     mapped = jax.pmap(
         update(objective, optimizer, decay=decay, axis_name="batch"),
         axis_name="batch", in_axes=(None, 0), out_axes=(None, None), devices=devices,
@@ -78,10 +80,12 @@ def parallel(
 
     def step(state: State, x0: Sample) -> tuple[State, dict[str, jax.Array]]:
         require(
-            lambda size: size % local == 0,
-            f"the batch must divide by the {local} local devices of {count}",
+            lambda size: size % len(local) == 0,
+            f"the batch must divide by the {len(local)} local devices of {count}",
             size=x0.shape[0],
         )
-        return mapped(state, x0.reshape(local, x0.shape[0] // local, *x0.shape[1:]))
+        if getattr(state.step, "sharding", None) != home:  # where every step leaves it: else the second compiles anew
+            state = jax.device_put(state, home)
+        return mapped(state, x0.reshape(len(local), x0.shape[0] // len(local), *x0.shape[1:]))
 
     return step

@@ -1,5 +1,6 @@
 """N devices take the step that one device takes on the whole batch, to the last bits; the usual mistakes do not."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,6 +53,17 @@ def mapped(step, state, x0):
     share = x0.reshape(DEVICES, -1, *x0.shape[1:])
     out = jax.vmap(step, axis_name="batch", in_axes=(None, 0))(state, share)
     return jax.tree.map(lambda leaf: leaf[0], out)
+
+
+@pytest.mark.parametrize("count", [1, DEVICES])
+def test_a_step_is_compiled_once(start, count):
+    """The state as it was made and the state as a step leaves it lie differently: the second step must not compile anew."""
+    chex.clear_trace_counter()
+    state, x0 = start
+    step = parallel(chex.assert_max_traces(objective, n=1), optax.sgd(RATE), devices=jax.local_devices()[:count])
+    for _ in range(3):
+        state, _ = step(state, x0)
+    assert int(state.step) == 3
 
 
 def test_pmap_on_eight_devices_is_one_device_on_the_whole_batch(start):
