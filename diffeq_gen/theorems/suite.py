@@ -1,7 +1,7 @@
 """The suite: which theorems are asked for, of what, and their verdicts as they come in.
 
 verdicts = run(select(names), cases=1000)
-verdicts = run(select((), about_schedule=True), schedule=load("mypackage:cosine"))
+mine = load("mypackage:cosine");     verdicts = run(select(schedule=mine), schedule=mine)
 """
 
 import difflib

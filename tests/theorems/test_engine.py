@@ -1,5 +1,7 @@
 """The engine must be able to say no: planted falsehoods are refuted, shrunk and printed; empty proofs are called vacuous."""
 
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,6 +66,17 @@ def test_a_quick_check_sees_the_same_and_is_compiled_anew(blank, monkeypatch):
     assert quick and whole and quick.cases == whole.cases == 1000
     assert [options is None for options in asked] == [False, False, True, True]
     assert not plant(mistaken).check(quick=True)
+
+
+def test_time_that_is_up_while_a_case_is_replayed_does_not_lose_the_case():
+    """Hypothesis asks twice; a slow claim may be broken in time and asked again too late."""
+
+    def broken(case):
+        time.sleep(0.05)
+        return True
+
+    found = engine.shrink(broken, {"x": vectors(2)}, seconds=0.04)
+    assert found["x"].shape == (2,)
 
 
 @pytest.mark.parametrize("factor", [2.0, 1 + 1e-6, 1 + 1e-12])

@@ -4,6 +4,7 @@ import dataclasses
 import multiprocessing
 import os
 import pickle
+import time
 from concurrent.futures import ProcessPoolExecutor
 
 import jax
@@ -62,7 +63,12 @@ def test_few_theorems_and_a_schedule_of_ones_own_stay_in_the_process(monkeypatch
 
 def test_what_has_not_begun_is_dropped_when_no_one_listens(monkeypatch):
     asked = []
-    monkeypatch.setattr("diffeq_gen.theorems.registry.Theorem.check", lambda entry, **options: asked.append(entry))
+
+    def slow(entry, **options):  # instant ones could all be done before the first is read
+        asked.append(entry)
+        time.sleep(0.05)
+
+    monkeypatch.setattr("diffeq_gen.theorems.registry.Theorem.check", slow)
     found = suite.run([get(NAMES[0])] * 200, workers=1)
     next(found)
     found.close()
