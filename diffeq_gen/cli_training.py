@@ -24,7 +24,9 @@ __all__ = ["SAMPLERS", "evaluate", "history", "plot", "progress", "sample", "tra
 
 
 RUN = Path("run")
-SAMPLERS = ("ddim", "ddpm", "churn", "exponential", "euler", "heun", "edm", "euler-maruyama")
+SAMPLERS = (
+    "ddim", "ddpm", "churn", "exponential", "euler", "heun", "edm", "euler-maruyama", "multistep", "singlestep", "unipc", "lms",
+)  # fmt: skip
 
 
 def _samplers() -> Mapping[str, Callable[[Denoiser, Schedule], Sampler]]:
@@ -39,6 +41,10 @@ def _samplers() -> Mapping[str, Callable[[Denoiser, Schedule], Sampler]]:
         "heun": samplers.heun,
         "edm": samplers.edm,
         "euler-maruyama": samplers.euler_maruyama,
+        "multistep": samplers.multistep,
+        "singlestep": samplers.singlestep,
+        "unipc": samplers.unipc,
+        "lms": samplers.lms,
     }
 
 
@@ -109,7 +115,7 @@ def sample(
 
     Args:
         folder: The run.
-        sampler: ddim, ddpm, churn, exponential, euler, heun, edm or euler-maruyama.
+        sampler: ddim, ddpm, churn, exponential, euler, heun, edm, euler-maruyama, multistep, singlestep, unipc or lms.
         steps: Steps of the grid.
         n: Pictures.
         seed: Of the noise.

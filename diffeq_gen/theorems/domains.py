@@ -242,16 +242,15 @@ NAMED = (
 named_schedules = Domain("every named family of schedules", 0, lambda u, case: None, "schedule", variants=NAMED)
 
 
-def gaussians(d: int) -> Domain:
-    """Gaussian data in d dimensions: mean not 0, anisotropic, correlated, standard deviations from 0.1 to 5."""
-    return Domain(
-        f"Gaussian data in {d} dimensions", 2 * d + d * d, lambda u, case: stacked(Gaussian, **_moments(u, d))
-    )
+def gaussians(d: int, *, low: float = 0.1, high: float = 5.0) -> Domain:
+    """Gaussian data in d dimensions: mean not 0, anisotropic, correlated, standard deviations from `low` to `high`."""
+    name = f"Gaussian data in {d} dimensions, deviations from {low} to {high}"
+    return Domain(name, 2 * d + d * d, lambda u, case: stacked(Gaussian, **_moments(u, d, low, high)))
 
 
-def _moments(u: np.ndarray, d: int) -> dict[str, np.ndarray]:
+def _moments(u: np.ndarray, d: int, low: float = 0.1, high: float = 5.0) -> dict[str, np.ndarray]:
     mean = 4 * u[:, :d] - 2
-    variances = np.exp(2 * (np.log(0.1) + np.log(50) * u[:, d : 2 * d]))
+    variances = np.exp(2 * (np.log(low) + np.log(high / low) * u[:, d : 2 * d]))
     basis, _ = np.linalg.qr(2 * u[:, 2 * d :].reshape(-1, d, d) - 1 + 0.1 * np.eye(d))
     cov = np.einsum("nij,nj,nkj->nik", basis, variances, basis)
     return {"mean": mean, "cov": (cov + np.swapaxes(cov, 1, 2)) / 2}

@@ -1,0 +1,213 @@
+"""Chapter 6, orders: |z_s - flow_map(z_t)| = O(h^p) of every solver, on grids whose steps are not even.
+
+A p-step method has order p only if what starts it has: the past is begun by steps of order p - 1, or is exact.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from diffeq_gen import exact, samplers
+from diffeq_gen.samplers.interpolation import RULES
+from diffeq_gen.samplers.multistep import Past
+from diffeq_gen.schedules import at
+from diffeq_gen.theorems.domains import gaussians, smooth_schedules, vectors
+from diffeq_gen.theorems.registry import theorem
+from diffeq_gen.theorems.sampler_orders import SIZES, _grids
+from diffeq_gen.types import Sampler
+
+__all__: list[str] = []
+
+ENDS, NEAR, FAR = (0.65, 0.35), (0.54, 0.46), (0.75, 0.25)
+WORLDS = gaussians(2, low=0.5, high=2.0)
+
+
+def _bent(share):
+    """Steps that shrink by a factor of three."""
+    return share * (1.5 - 0.5 * share)
+
+
+def _resting(sampler):
+    """The sampler that takes no notice of a step of no length."""
+
+    def step(noise, memory, z, t, s):
+        after = sampler.step(noise, memory, z, t, s)
+        old = (z, memory)
+        return jax.tree.map(lambda new, old: jnp.where(t == s, old, new), after, old)
+
+    return Sampler(sampler.init, step, sampler.noises)
+
+
+def _errors(made, schedule, world, z, ends=ENDS):
+    """|z_s - flow_map(z_t)| of each sampler for each number of steps: shape (sizes, samplers)."""
+    first, last = ends
+    known = exact.flow_map(world, z, *(at(schedule, jnp.asarray(end, z.dtype)) for end in ends))
+    key, grids = jax.random.key(0), first + (last - first) * _bent(_grids(0, 1, z.dtype))
+    ends = [jax.vmap(lambda grid, one=one: samplers.sample(key, _resting(one), z, grid))(grids) for one in made]
+    return jnp.sum(jnp.abs(jnp.stack(ends, axis=1) - known[None, None]), axis=2)
+
+
+def _steps(z):
+    return 1 / jnp.asarray(SIZES, z.dtype)
+
+
+def _singlesteps(denoise, schedule, order):
+    kinds = ("exact", "midpoint", "trapezoid") if order == 2 else ("exact",)
+    return [samplers.singlestep(denoise, schedule, order=order, rule=rule, two_point=kind)
+            for rule in ("data", "noise") for kind in kinds]  # fmt: skip
+
+
+@theorem(source="Lu et al. 2022 (DPM-Solver), Thm 3.2; Lu et al. 2022 (DPM-Solver++)", kind="order", order=2,
+         schedule=smooth_schedules, world=WORLDS, z=vectors(2), cases=6, precisions=("float64",))  # fmt: skip
+def second_order_solvers(schedule, world, z):
+    """DPM-Solver-2 and 2S with each weight of the difference, and every two-step method started by DDIM, err by O(h^2)."""
+    denoise = exact.denoiser(world, schedule)
+    made = _singlesteps(denoise, schedule, 2) + [samplers.multistep(denoise, schedule, rule=rule) for rule in RULES]
+    made += [samplers.multistep(denoise, schedule, two_point=kind) for kind in ("midpoint", "trapezoid")]
+    made += [samplers.unipc(denoise, schedule, order=1, variant=variant) for variant in ("bh1", "bh2")]
+    return _steps(z), jnp.sum(_errors(made, schedule, world, z), axis=1)
+
+
+@second_order_solvers.near_miss(order=3)
+def third_order_of_two_points(schedule, world, z):
+    """One order too many."""
+    return second_order_solvers.claim(schedule, world, z)
+
+
+@second_order_solvers.near_miss
+def stage_at_the_wrong_time(schedule, world, z):
+    """2S whose stage is asked about the time t of the step: order one."""
+    denoise = exact.denoiser(world, schedule)
+
+    def step(noise, memory, z, t, s):
+        return samplers.singlestep(lambda z, r: denoise(z, t), schedule).step(noise, memory, z, t, s)
+
+    return _steps(z), _errors([Sampler(lambda z: (), step)], schedule, world, z)[:, 0]
+
+
+def _third(denoise, schedule):
+    starter = samplers.singlestep(denoise, schedule)
+    steps = [samplers.multistep(denoise, schedule, order=3, rule=rule) for rule in RULES]
+    return [samplers.started(one, starter, steps=2) for one in steps]
+
+
+@theorem(source="Lu et al. 2022 (DPM-Solver), Thm 3.2; Zhao et al. 2023 (UniPC), Thm 3.1", kind="order", order=3,
+         schedule=smooth_schedules, world=WORLDS, z=vectors(2), cases=6, precisions=("float64",))  # fmt: skip
+def third_order_solvers(schedule, world, z):
+    """DPM-Solver-3, every three-step method started by steps of order two, and UniPC-2 started by itself, err by O(h^3)."""
+    denoise = exact.denoiser(world, schedule)
+    made = _singlesteps(denoise, schedule, 3) + _third(denoise, schedule)
+    made += [samplers.unipc(denoise, schedule, variant=variant) for variant in ("bh1", "bh2")]
+    return _steps(z), jnp.sum(_errors(made, schedule, world, z), axis=1)
+
+
+@third_order_solvers.near_miss(order=4)
+def fourth_order_of_three_points(schedule, world, z):
+    """One order too many."""
+    return third_order_solvers.claim(schedule, world, z)
+
+
+@theorem(source="derived; the update is that of the official DPM-Solver, diffusers and k-diffusion", kind="order", order=2,
+         schedule=smooth_schedules, world=WORLDS, z=vectors(2), cases=6, precisions=("float64",))  # fmt: skip
+def dpmpp_3m_shipped_is_order2(schedule, world, z):
+    """The third-order multistep update as it is shipped, however well it is started, has order two: it weights the second
+    divided difference by phi_3 h^3 for 2 phi_3 h^3."""
+    return _steps(z), _errors([_shipped(schedule, world)], schedule, world, z, NEAR)[:, 0]
+
+
+def _shipped(schedule, world):
+    """D_1 = D_10 + r_0/(r_0 + r_1) (D_10 - D_11),  D_2 = (D_10 - D_11)/(r_0 + r_1), as in their code, for x0_hat."""
+    denoise = exact.denoiser(world, schedule)
+    whole = samplers.multistep(denoise, schedule, order=3)
+
+    def step(noise, past, z, t, s):
+        _, memory = whole.step(noise, past, z, t, s)
+        p, q = at(schedule, t), at(schedule, s)
+        now, (one, two) = denoise(z, t), past.values
+        half = lambda alpha, sigma: jnp.log(alpha / sigma)  # noqa: E731
+        l_s, l_t = half(q.alpha, q.sigma), half(p.alpha, p.sigma)
+        l_1, l_2 = (half(alpha, sigma) for alpha, sigma in zip(past.alphas, past.sigmas, strict=True))
+        h = l_s - l_t
+        r0, r1 = (l_t - l_1) / h, (l_1 - l_2) / h
+        d10, d11 = (now - one) / r0, (one - two) / r1
+        d1, d2 = d10 + r0 / (r0 + r1) * (d10 - d11), (d10 - d11) / (r0 + r1)
+        phi1 = jnp.expm1(-h)
+        phi2 = phi1 / h + 1
+        phi3 = phi2 / h - 0.5
+        return q.sigma / p.sigma * z - q.alpha * (phi1 * now - phi2 * d1 + phi3 * d2), memory
+
+    return samplers.started(Sampler(whole.init, step), samplers.singlestep(denoise, schedule), steps=2)
+
+
+@dpmpp_3m_shipped_is_order2.near_miss(order=3)
+def third_as_its_name_says(schedule, world, z):
+    """The order in its name."""
+    return dpmpp_3m_shipped_is_order2.claim(schedule, world, z)
+
+
+@theorem(source="derived", kind="order", order=2, schedule=smooth_schedules, world=WORLDS, z=vectors(2), cases=6,
+         precisions=("float64",))  # fmt: skip
+def multistep_startup_cap(schedule, world, z):
+    """Methods of three and four steps that are begun by DDIM have order two: the error of its one step stays."""
+    denoise = exact.denoiser(world, schedule)
+    made = [samplers.multistep(denoise, schedule, order=order) for order in (3, 4)]
+    made += [samplers.lms(denoise, schedule, order=order) for order in (3, 4)]
+    return _steps(z), jnp.sum(_errors(made, schedule, world, z), axis=1)
+
+
+@multistep_startup_cap.near_miss(order=3)
+def the_order_of_the_steps_that_follow(schedule, world, z):
+    """Order three, that of all steps but the first."""
+    return multistep_startup_cap.claim(schedule, world, z)
+
+
+@theorem(source="Hochbruck & Ostermann 2010, Sec. 2.5; Zhao et al. 2023 (UniPC), Thm 3.1", kind="order", order=5,
+         schedule=smooth_schedules, world=WORLDS, z=vectors(2), cases=12, precisions=("float64",))  # fmt: skip
+def fourth_order_solvers(schedule, world, z):
+    """With an exact past one step of a four-step method errs by O(h^5), and so does the corrector of UniPC-3: order four."""
+    denoise = exact.denoiser(world, schedule)
+    made = [samplers.multistep(denoise, schedule, order=4, rule=rule) for rule in RULES]
+    local = lambda h: sum(_local(one, schedule, world, z, h) for one in made) + _corrected(schedule, world, z, h)  # noqa: E731
+    return _lengths(z), jax.vmap(local)(_lengths(z))
+
+
+def _lengths(z):
+    return 0.08 / 2 ** jnp.arange(5, dtype=z.dtype)
+
+
+def _exact_states(schedule, world, z, h):
+    """(times, states of the exact flow from z): six, about t = 1/2, some h apart and not evenly."""
+    times = 0.5 + h * jnp.asarray([2.2, 1.2, -0.1, -0.9, -2.0, -3.0], z.dtype)
+    return times, [exact.flow_map(world, z, at(schedule, times[0]), at(schedule, t)) for t in times]
+
+
+def _local(sampler, schedule, world, z, h):
+    """|error| of one step that has seen three exact states before its own."""
+    times, states = _exact_states(schedule, world, z, h)
+    memory = sampler.init(z)
+    for state, t, s in zip(states[:3], times[:3], times[1:4], strict=True):
+        _, memory = sampler.step(z[:0], memory, state, t, s)
+    return jnp.sum(jnp.abs(sampler.step(z[:0], memory, states[3], times[3], times[4])[0] - states[4]))
+
+
+def _corrected(schedule, world, z, h):
+    """|error| of the state that UniPC-3 holds after it has predicted it and corrected it, its past exact."""
+    denoise = exact.denoiser(world, schedule)
+    sampler, (times, states) = samplers.unipc(denoise, schedule, order=3), _exact_states(schedule, world, z, h)
+    seen = [(denoise(state, t), *schedule(t)) for state, t in zip(states[:3], times[:3], strict=True)][::-1]
+    past = Past(states[2], seen[0][0], *zip(*seen, strict=True))
+    state, past = sampler.step(z[:0], past, states[3], times[3], times[4])
+    _, past = sampler.step(z[:0], past, state, times[4], times[5])
+    return jnp.sum(jnp.abs(past.z - states[4]))
+
+
+@fourth_order_solvers.near_miss(order=6)
+def fifth_order_of_four_points(schedule, world, z):
+    """One order too many."""
+    return fourth_order_solvers.claim(schedule, world, z)
+
+
+@fourth_order_solvers.near_miss
+def three_steps_are_as_good(schedule, world, z):
+    """A three-step method: O(h^4)."""
+    sampler = samplers.multistep(exact.denoiser(world, schedule), schedule, order=3)
+    return _lengths(z), jax.vmap(lambda h: _local(sampler, schedule, world, z, h))(_lengths(z))

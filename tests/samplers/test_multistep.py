@@ -1,0 +1,115 @@
+"""Multistep solvers: what they cost, what they remember, where they begin and end."""
+
+from itertools import pairwise
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffeq_gen import clocks, exact
+from diffeq_gen.samplers import ddim, lms, multistep, sample, unipc
+from diffeq_gen.samplers.interpolation import RULES
+from diffeq_gen.schedules import Cosine, Flow, at
+
+KEY = jax.random.key(0)
+WORLD = exact.Mixture(np.array([0.25, 0.75]), np.array([[-1.0, 0.5], [1.0, 0.0]]), 0.1 * np.stack([np.eye(2)] * 2))
+MADE = {rule: lambda f, s, rule=rule: multistep(f, s, order=3, rule=rule) for rule in RULES}
+MADE |= {"lms": lms, "unipc": unipc, "unipc of order 4": lambda f, s: unipc(f, s, order=3, variant="bh1")}
+
+
+@pytest.fixture(autouse=True)
+def as_users_run_it():
+    with jax.enable_x64(False):
+        yield
+
+
+@pytest.mark.parametrize("name", MADE)
+@pytest.mark.parametrize("schedule", [Flow(), Cosine()], ids=str)
+def test_from_pure_noise_to_pure_data_it_ends_finite_with_a_slope(name, schedule):
+    sampler = MADE[name](exact.denoiser(WORLD, schedule), schedule)
+    run = lambda z: sample(KEY, sampler, z, clocks.uniform(12))  # noqa: E731
+    z = jnp.array([0.7, -1.2])
+    assert run(z).shape == z.shape and run(z).dtype == z.dtype
+    assert bool(jnp.all(jnp.isfinite(run(z)))) and bool(jnp.all(jnp.isfinite(jax.jacrev(run)(z))))
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_one_evaluation_a_step_at_the_times_of_the_grid(name):
+    asked = []
+
+    def denoise(z, t):
+        asked.append(float(t))
+        return 0.5 * z
+
+    sampler, times = MADE[name](denoise, Cosine()), [0.9, 0.6, 0.4, 0.1]
+    z, memory = jnp.ones(2), sampler.init(jnp.ones(2))
+    for t, s in pairwise(times):
+        z, memory = sampler.step(z[None][:0], memory, z, jnp.asarray(t), jnp.asarray(s))
+    np.testing.assert_allclose(asked, times[:-1], rtol=1e-6)
+    assert sampler.noises == 0
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_its_first_step_is_ddim_and_order_one_is_ddim(rule):
+    schedule = Cosine()
+    denoise, z = exact.denoiser(WORLD, schedule), jnp.array([0.7, -1.2])
+    t, s = jnp.asarray(0.8), jnp.asarray(0.6)
+    known = ddim(denoise, schedule).step(z[None], (), z, t, s)[0]
+    for order in (1, 4):
+        one = multistep(denoise, schedule, order=order, rule=rule)
+        np.testing.assert_array_equal(one.step(z[None], one.init(z), z, t, s)[0], known)
+    times, z = clocks.uniform(6, first=0.8, last=0.1), jnp.stack([z, 2 * z])
+    denoise = jax.vmap(denoise, (0, None))
+    left, right = (
+        sample(KEY, one, z, times)
+        for one in (multistep(denoise, schedule, order=1, rule=rule), ddim(denoise, schedule))
+    )
+    np.testing.assert_array_equal(left, right)
+
+
+def test_higher_orders_and_the_corrector_come_nearer():
+    """At 10 steps on a mixture, from log-SNR -5 to 5, against 2,000 steps of DDIM."""
+    schedule, z = Cosine(), jnp.array([[0.7, -1.2], [-1.3, 0.4], [0.2, 2.0]])
+    denoise = jax.vmap(exact.denoiser(WORLD, schedule), (0, None))
+    grid = lambda n: clocks.uniform_log_snr(schedule, n, log_snr_min=-5.0, log_snr_max=5.0)  # noqa: E731
+    known = sample(KEY, ddim(denoise, schedule), z, grid(2000))
+    made = [ddim(denoise, schedule), multistep(denoise, schedule), unipc(denoise, schedule)]
+    errors = [float(jnp.max(jnp.abs(sample(KEY, one, z, grid(10)) - known))) for one in made]
+    assert errors[1] < errors[0] / 2 and errors[2] < errors[0] / 4
+
+
+def test_the_corrector_changes_what_is_remembered_and_nothing_before_there_is_a_past():
+    schedule, z = Flow(), jnp.array([0.7, -1.2])
+    sampler = unipc(exact.denoiser(WORLD, schedule), schedule)
+    moved, past = sampler.step(z[None], sampler.init(z), z, jnp.asarray(0.9), jnp.asarray(0.6))
+    np.testing.assert_array_equal(past.z, z)
+    _, later = sampler.step(z[None], past, moved, jnp.asarray(0.6), jnp.asarray(0.4))
+    assert np.all(np.asarray(later.z) != np.asarray(moved))
+    p = [at(schedule, t) for t in (0.6, 0.9)]
+    np.testing.assert_allclose(later.alphas, [q.alpha for q in p], rtol=1e-6)
+    np.testing.assert_allclose(later.sigmas, [q.sigma for q in p], rtol=1e-6)
+
+
+def test_one_trace_for_any_number_of_calls():
+    chex.clear_trace_counter()
+    denoise = chex.assert_max_traces(lambda z, t: 0.5 * z, n=1)
+    sampler = unipc(denoise, Cosine(), order=3)
+    for seed in range(3):
+        sample(KEY, sampler, jnp.full(2, float(seed)), clocks.uniform(20))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: multistep(None, Flow(), order=5), "order must be 1, 2, 3 or 4, got order=5"),
+        (lambda: multistep(None, Flow(), rule="x0"), "rule must be one of data, noise, slope, signal, got rule='x0'"),
+        (lambda: multistep(None, Flow(), two_point="half"), "two_point must be one of exact, midpoint, trapezoid"),
+        (lambda: unipc(None, Flow(), variant="bh3"), "variant must be one of bh1, bh2, got variant='bh3'"),
+        (lambda: lms(None, Flow(), order=0), "order must be 1, 2, 3 or 4, got order=0"),
+    ],
+)
+def test_bad_input_is_named(make, said):
+    with pytest.raises(ValueError, match=said):
+        make()
