@@ -44,7 +44,7 @@ def multistep(
     sigma_s = 0, and one from alpha_t = 0, is DDIM's.  It starts by lower orders, so the whole run has at most order 2 (3
     with the corrector) unless it is started otherwise.
     Raises: ValueError where order is not 1, 2, 3 or 4, or a name is unknown.
-    Theorems: variation-of-constants, unip2-is-2m, second-order-solvers, third-order-solvers, fourth-order-solvers,
+    Theorems: variation-of-constants, unip2-is-2m, second-order-solvers, third-order-solvers,
     dpmpp-3m-shipped-is-order2, multistep-startup-cap, solver-trajectory-equivalence, solvers-are-exact-for-a-point.
     """
     require(lambda order: order in (1, 2, 3, 4), "order must be 1, 2, 3 or 4", order=order)
@@ -109,7 +109,7 @@ def unipc(denoise: Denoiser, schedule: Schedule, *, order: int = 2, variant: str
     `variant` is their B(h), "bh1" (h) or "bh2" (e^h - 1).  It matters where two points are all there is; from three on, both
     are the exact integral of the interpolating polynomial.
     Raises: ValueError where order is not 1, 2, 3 or 4, or variant is neither.
-    Theorems: second-order-solvers, third-order-solvers, fourth-order-solvers, unip2-is-2m.
+    Theorems: second-order-solvers, third-order-solvers, unipc-corrects-to-one-degree-more, unip2-is-2m.
     """
     _require_name("variant", variant, ("bh1", "bh2"))
     two_point = "trapezoid" if variant == "bh1" else "midpoint"

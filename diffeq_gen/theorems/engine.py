@@ -112,7 +112,8 @@ def measure(
 ) -> Callable[[Sequence[np.ndarray]], Measured]:  # fmt: skip
     """leaves -> (residual, bound, scale) over their leading axis: values compiled by XLA, bounds by running error analysis.
 
-    A `rough` measure takes its values from that analysis too, and so needs no compilation: enough to refute a near miss.
+    A `rough` measure takes its values from that analysis too, and so needs no compilation: enough to refute a near miss.  Of
+    an order, which has no such analysis, it is a `quick` one.
     A `quick` one is compiled without LLVM's optimisation, in half the time: the operations are the same, their fusing is not.
     """
 
@@ -122,7 +123,7 @@ def measure(
 
     traced = jax.jit(jax.vmap(one)).trace(*leaves)
     structure = jax.tree.structure(traced.out_info)
-    run = None if rough and kind != "order" else traced.lower().compile(UNOPTIMISED if quick else None)
+    run = None if rough and kind != "order" else traced.lower().compile(UNOPTIMISED if quick or rough else None)
 
     def measured(leaves: Sequence[np.ndarray]) -> Measured:
         if kind == "order":

@@ -11,6 +11,7 @@ import numpy as np
 
 from diffeq_gen import samplers
 from diffeq_gen.samplers.interpolation import RULES, change, phis
+from diffeq_gen.samplers.multistep import Past
 from diffeq_gen.schedules import at
 from diffeq_gen.theorems.domains import scalars, smooth_schedules, vectors
 from diffeq_gen.theorems.first_order import _noise_in, _predict
@@ -117,8 +118,7 @@ def variation_of_constants(schedule, c, z):
 @variation_of_constants.near_miss
 def third_order_is_enough_for_a_cubic(schedule, c, z):
     """One value less: a parabola through a cubic."""
-    pairs = [_last(schedule, rule, c, z, 3) for rule in RULES]
-    return [left for left, _ in pairs], [right for _, right in pairs]
+    return _last(schedule, "data", c, z, 3)
 
 
 @variation_of_constants.near_miss
@@ -131,6 +131,43 @@ def data_as_polynomial_of_the_other_coordinate(schedule, c, z):
         _, memory = sampler.step(z[:0], memory, right, t, s)
         right = _solved(schedule, "data", c, right, t, s)
     return sampler.step(z[:0], memory, right, *times[3:])[0], _solved(schedule, "data", c, right, *times[3:])
+
+
+@theorem(
+    source="Zhao et al. 2023 (UniPC), Thm 3.1", schedule=smooth_schedules, c=vectors(4, 2), z=vectors(2), cases=200
+)
+def unipc_corrects_to_one_degree_more(schedule, c, z):
+    """Where x0_hat is a cubic in log-SNR, the state that UniPC-3 has predicted from three values is exact once it is corrected
+    by the fourth, and the evaluation is the one that its next step asks for."""
+    _, corrected, exact = _uni_pc(schedule, c, z, 3)
+    return corrected, exact
+
+
+def _uni_pc(schedule, c, z, order):
+    """(state as predicted, as corrected, as it is) after one step with an exact past of `order` values."""
+    denoise, times = _polynomial_denoiser(schedule, "data", c), jnp.asarray([*TIMES, 0.1], z.dtype)
+    sampler, state, seen = samplers.unipc(denoise, schedule, order=order), z, []
+    for t, s in pairwise(times[:4]):
+        seen.insert(0, (state, denoise(state, t), *schedule(t)))
+        state = _solved(schedule, "data", c, state, t, s)
+    past = Past(*seen[0][:2], *(tuple(row[i] for row in seen[:order]) for i in (1, 2, 3)))
+    predicted, past = sampler.step(z[:0], past, state, times[3], times[4])
+    _, past = sampler.step(z[:0], past, predicted, times[4], times[5])
+    return predicted, past.z, _solved(schedule, "data", c, state, times[3], times[4])
+
+
+@unipc_corrects_to_one_degree_more.near_miss
+def as_predicted(schedule, c, z):
+    """The state before it is corrected."""
+    predicted, _, exact = _uni_pc(schedule, c, z, 3)
+    return predicted, exact
+
+
+@unipc_corrects_to_one_degree_more.near_miss
+def corrected_from_two(schedule, c, z):
+    """UniPC-2, whose corrector knows three values of a cubic."""
+    _, corrected, exact = _uni_pc(schedule, c, z, 2)
+    return corrected, exact
 
 
 @theorem(
@@ -263,7 +300,7 @@ def coefficients_of_even_steps(schedule, z):
 
 def _all(denoise, schedule):
     """One of each kind of solver."""
-    made = [samplers.multistep(denoise, schedule, order=3, rule=rule) for rule in RULES]
+    made = [samplers.multistep(denoise, schedule, order=3, rule=rule) for rule in ("data", "slope")]
     return [*made, samplers.unipc(denoise, schedule, order=3)]
 
 
@@ -280,12 +317,9 @@ def solvers_are_exact_for_a_point(schedule, x0, eps):
     times = jnp.asarray(TIMES, x0.dtype)
     p, q = at(schedule, times[0]), at(schedule, times[-1])
     point = lambda z, t: x0  # noqa: E731
-    begin, singles = (
-        p.alpha * x0 + p.sigma * eps,
-        [samplers.singlestep(point, schedule, order=3, rule=rule) for rule in ("data", "noise")],
-    )
+    begin, single = p.alpha * x0 + p.sigma * eps, samplers.singlestep(point, schedule, order=3, rule="noise")
     ends = [_run(sampler, begin, times) for sampler in _all(point, schedule)]
-    ends += [_run(sampler, begin, times[jnp.array([0, -1])]) for sampler in singles]
+    ends.append(_run(single, begin, times[jnp.array([0, -1])]))
     return ends, [q.alpha * x0 + q.sigma * eps] * len(ends)
 
 
@@ -300,11 +334,11 @@ def heun_too(schedule, x0, eps):
 
 @theorem(source="Karras et al. 2022, Sec. 3; Gao et al. 2024", schedule=smooth_schedules, z=vectors(2), cases=50)
 def solver_trajectory_equivalence(schedule, z):
-    """z/alpha after any solver is the same under the straight flow of the same log-SNR: the scale of the path is of no account."""
+    """z/alpha after any multistep solver is the same under the straight flow of the same log-SNR: the scale of the path
+    is of no account."""
     straight = lambda t: tuple(part / sum(schedule(t)) for part in schedule(t))  # noqa: E731
-    times, single = jnp.asarray(TIMES[2:], z.dtype), lambda *parts: [samplers.singlestep(*parts)]
-    left, right = (_scaled(path, z, times, _all) + _scaled(path, z, times[:2], single) for path in (schedule, straight))
-    return left, right
+    times = jnp.asarray(TIMES[2:], z.dtype)
+    return _scaled(schedule, z, times, _all), _scaled(straight, z, times, _all)
 
 
 def _scaled(schedule, x, times, solvers):
