@@ -22,6 +22,7 @@ from diffeq_gen.types import Schedule, Time, pytree, static
 __all__ = [
     "Arbitrary",
     "Domain",
+    "Straight",
     "choices",
     "cleaner_log_snrs",
     "draw",
@@ -39,6 +40,7 @@ __all__ = [
     "schedules",
     "smooth_schedules",
     "stacked",
+    "straight_schedules",
     "times",
     "vectors",
     "vp_schedules",
@@ -185,6 +187,31 @@ class Arbitrary:
         return self.start - self.slope * t - self.bend * t**3 - self.swing * ends - self.wave * wave
 
 
+@pytree
+class Straight:
+    """A schedule whose log-SNR falls along a straight line, so that its inverse is in closed form; its scale is any.
+
+    Theorems about methods that ask for the time of a log-SNR lose nothing by it, for they do not depend on the clock, and need
+    no bisection under the rounding judge.
+    """
+
+    curve: Arbitrary
+
+    def __call__(self, t: Time) -> tuple[jax.Array, jax.Array]:
+        return self.curve(t)
+
+    def time_at(self, log_snr: jax.Array) -> jax.Array:
+        """(start - log_snr) / slope."""
+        return (self.curve.start - log_snr) / self.curve.slope
+
+
+def _straight(u: np.ndarray, case: Case) -> Straight:
+    curve = _arbitrary(10.0, False)(u, case)
+    zero = np.zeros(len(u))
+    leaves = {**vars(curve), "slope": 1 + 9 * u[:, 0], "bend": zero, "swing": zero, "wave": zero}
+    return stacked(Straight, curve=stacked(Arbitrary, **leaves))
+
+
 def _arbitrary(span: float, vp: bool) -> Callable[[np.ndarray, Case], Arbitrary]:
     def build(u: np.ndarray, case: Case) -> Arbitrary:
         share = u[:, 1:5] + 1e-2
@@ -209,6 +236,7 @@ def _arbitrary(span: float, vp: bool) -> Callable[[np.ndarray, Case], Arbitrary]
 
 schedules = Domain("any schedule, |log-SNR| up to 40", 11, _arbitrary(60.0, False), "schedule")
 smooth_schedules = Domain("any gentle schedule, |log-SNR| up to 8", 11, _arbitrary(10.0, False), "schedule")
+straight_schedules = Domain("any gentle schedule with log-SNR along a line", 11, _straight, "schedule")
 vp_schedules = Domain(
     "any variance-preserving schedule", 11, _arbitrary(60.0, True), "schedule", ("variance-preserving",)
 )

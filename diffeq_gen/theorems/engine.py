@@ -107,10 +107,10 @@ class Finding:
 
 
 def measure(
-    claim: Claim, kind: str, order: float | None, treedef: Any, fixed: Mapping[str, Any], leaves: Sequence[np.ndarray],
-    *, rough: bool = False, quick: bool = False,
-) -> Callable[[Sequence[np.ndarray]], Measured]:  # fmt: skip
-    """leaves -> (residual, bound, scale) over their leading axis: values compiled by XLA, bounds by running error analysis.
+    claim: Claim, kind: str, treedef: Any, fixed: Mapping[str, Any], leaves: Sequence[np.ndarray], *,
+    rough: bool = False, quick: bool = False,
+) -> Callable[[Sequence[np.ndarray], float | None], Measured]:  # fmt: skip
+    """(leaves, order) -> (residual, bound, scale) over their leading axis: values compiled by XLA, bounds by running error analysis.
 
     A `rough` measure takes its values from that analysis too, and so needs no compilation: enough to refute a near miss.  Of
     an order, which has no such analysis, it is a `quick` one.
@@ -125,7 +125,7 @@ def measure(
     structure = jax.tree.structure(traced.out_info)
     run = None if rough and kind != "order" else traced.lower().compile(UNOPTIMISED if quick or rough else None)
 
-    def measured(leaves: Sequence[np.ndarray]) -> Measured:
+    def measured(leaves: Sequence[np.ndarray], order: float | None) -> Measured:
         if kind == "order":
             return JUDGES[kind](jax.tree.map(np.asarray, run(*leaves)), None, order)
         balls = interpret(traced.jaxpr.jaxpr, traced.jaxpr.consts, [given(leaf) for leaf in leaves])
@@ -151,7 +151,7 @@ def search(
     rough: bool = False,
     quick: bool = False,
 ) -> Finding:
-    """Measures the example (with the `given` values put in), then random cases up to `cases` in all.
+    """Measures the example, then random cases up to `cases` in all; or the example with the `given` values put in, alone.
 
     `fixed` values are constants of the trace (a user's schedule); `compiled` caches traced measures between calls.
     """
@@ -171,11 +171,11 @@ def search(
         leaves = [_cast(leaf, dtype) for leaf in leaves]
         with jax.enable_x64(dtype == "float64"), jax.default_matmul_precision("highest"), np.errstate(all="ignore"):
             if key not in compiled:
-                compiled[key] = measure(claim, kind, order, treedef, fixed, leaves, rough=rough, quick=quick)
-            res, bound, scale = compiled[key](leaves)
+                compiled[key] = measure(claim, kind, treedef, fixed, leaves, rough=rough, quick=quick)
+            res, bound, scale = compiled[key](leaves, order)
             ratio = np.where(res == 0, 0.0, np.where(np.isinf(bound), 0.0, res / bound))
             ratio = np.where(np.isnan(ratio), np.inf, ratio)
-        i = int(np.argmax(ratio))
+        i = int(np.argmax(ratio)) if given is None else 0
         case = {**jax.tree.unflatten(treedef, [leaf[i] for leaf in leaves]), **fixed}
         decided = np.sum((bound <= DECISIVE[dtype] * scale) | ((res == 0) & (scale == 0)))
         return Finding(size, float(ratio[i]), 0.0, case, float(res[i]), float(bound[i])), float(decided)

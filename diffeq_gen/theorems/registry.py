@@ -110,6 +110,10 @@ class Theorem:
         self.misses.append(NearMiss(_hyphens(claim), statement, claim, witness or {}, order or self.order))
         return claim
 
+    def not_of_order(self, order: float, statement: str, *, witness: Mapping[str, Any] | None = None) -> None:
+        """Registers the same errors at another order as a near miss, for which nothing is traced or compiled again."""
+        self.misses.append(NearMiss(f"of-order-{order:g}", statement, self.claim, witness or {}, order))
+
     @property
     def targets(self) -> frozenset[str]:
         """What a user may put in the place of a variable: {"schedule"}, ..."""
@@ -146,7 +150,7 @@ class Theorem:
         reason, main = "", next(iter(precisions or self.precisions))
         if decisive[main] < DECISIVE_SHARE:
             reason = f"{self.name}: vacuous, the bound decides only {decisive[main]:.0%} of the cases in {main}"
-        survivors = [] if fixed else [miss.name for miss in self.misses if not self._refutes(miss, quick)]
+        survivors = [] if fixed else [miss.name for miss in self.misses if not self._refutes(miss, cases, quick)]
         if survivors:
             reason = f"{self.name}: the near miss {', '.join(survivors)} is not refuted"
         taken = time.monotonic() - start
@@ -193,16 +197,17 @@ class Theorem:
             return [dict(self.domains)]
         return [{**self.domains, several[0]: variant} for variant in self.domains[several[0]].variants]
 
-    def _refutes(self, miss: NearMiss, quick: bool) -> bool:
+    def _refutes(self, miss: NearMiss, cases: int, quick: bool) -> bool:
         """Whether the near miss is false at its witness (the first case), by more than ten bounds, in one variant at least."""
-        enough = 1 if self.kind == "order" else REFUTED
+        enough, same = 1 if self.kind == "order" else REFUTED, miss.claim is self.claim
         return any(
             self._search(
-                miss.claim, miss.order, domains, 1, 0, "float64", given=miss.witness, rough=True, quick=quick
+                miss.claim, miss.order, domains, cases if same else 1, 0, "float64", given=miss.witness,
+                rough=not same, quick=quick,
             ).ratio
             > enough
             for domains in self._variants({})
-        )
+        )  # fmt: skip
 
     def _refuted(
         self, finding: Finding, domains: Mapping[str, Domain], dtype: str, fixed: Mapping[str, Any],

@@ -121,11 +121,7 @@ def _skewnesses(half_distance, share, log_snr, steps, power):
     return jax.vmap(lambda step: _skewness(world, z, p, _vp(log_snr + step), power))(steps)
 
 
-@reverse_kernel_gaussianity.near_miss(order=2.5)
-def normal_to_the_next_order(half_distance, share, log_snr):
-    """The skewness is of the order Delta^{5/2}."""
-    steps = jnp.asarray(STEPS, log_snr.dtype)
-    return steps, jnp.abs(_skewnesses(half_distance, share, log_snr, steps, 1.5))
+reverse_kernel_gaussianity.not_of_order(2.5, "The skewness is of the order Delta^{5/2}.")
 
 
 @reverse_kernel_gaussianity.near_miss
@@ -209,8 +205,4 @@ def the_residual_in_units_of_noise(half_distance, share, x0):
     return widths, _residuals(half_distance, share, x0, widths, lambda width: width)
 
 
-@dae_score_bias.near_miss(order=1.0)
-def bias_of_first_order(half_distance, share, x0):
-    """The bias is of order sigma, as that of a smoothing kernel that is not symmetric."""
-    widths = jnp.asarray(STEPS, x0.dtype)
-    return widths, _residuals(half_distance, share, x0, widths, lambda width: width**2)
+dae_score_bias.not_of_order(1, "The bias is of order sigma, as that of a smoothing kernel that is not symmetric.")

@@ -5,19 +5,16 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from diffeq_gen import exact, paths, samplers
 from diffeq_gen.schedules import at
 from diffeq_gen.theorems.domains import gaussians, probabilities, scalars, smooth_schedules, vectors
 from diffeq_gen.theorems.first_order import _move
+from diffeq_gen.theorems.refinement import SIZES, grids
 from diffeq_gen.theorems.registry import theorem
 from diffeq_gen.types import Sampler
 
 __all__: list[str] = []
-
-SIZES = (16, 32, 64, 128, 256)
-"""Numbers of steps.  Every grid is written over the finest, its times repeated: a step of no length changes nothing."""
 
 
 def _side_by_side(*parts):
@@ -28,13 +25,6 @@ def _side_by_side(*parts):
         return jnp.concatenate([_move(part, eps, row, t, s) for part, row, eps in rows]), memory
 
     return Sampler(lambda z: (), step, 1)
-
-
-def _grids(first, last, dtype):
-    """One grid of times for each size, all of one length, so that one compilation serves them all."""
-    finest = np.arange(SIZES[-1] + 1)
-    shares = np.stack([np.floor(finest * n / SIZES[-1]) / n for n in SIZES])
-    return jnp.asarray(first + (last - first) * shares, dtype)
 
 
 def _repeated(world, n):
@@ -66,10 +56,7 @@ def flipped_ddim_matches_diffusion(schedule, world, t):
     return steps, jax.vmap(error)(steps)
 
 
-@flipped_ddim_matches_diffusion.near_miss(order=3)
-def identical_to_the_next_order(schedule, world, t):
-    """The mirror image thought right one order further."""
-    return flipped_ddim_matches_diffusion.claim(schedule, world, t)
+flipped_ddim_matches_diffusion.not_of_order(3, "The mirror image thought right one order further.")
 
 
 @flipped_ddim_matches_diffusion.near_miss
@@ -97,15 +84,12 @@ def first_order_law_orders(schedule, world, eta):
         return _distance(samplers.law(together, start.mean, start.cov, ends), near)
 
     steps = 0.5 / jnp.asarray(SIZES, eta.dtype)
-    laws = jax.vmap(lambda grid: samplers.law(together, start.mean, start.cov, grid))(_grids(0.75, 0.25, eta.dtype))
+    laws = jax.vmap(lambda grid: samplers.law(together, start.mean, start.cov, grid))(grids(0.75, 0.25, eta.dtype))
     chains = jax.vmap(lambda law: _distance(law, known))(laws)
     return steps, chains + jax.vmap(local)(steps) / steps
 
 
-@first_order_law_orders.near_miss(order=2)
-def second_order(schedule, world, eta):
-    """One order too many."""
-    return first_order_law_orders.claim(schedule, world, eta)
+first_order_law_orders.not_of_order(2, "One order too many.")
 
 
 @first_order_law_orders.near_miss
@@ -118,7 +102,7 @@ def naive_sampler_converges(schedule, world, eta):
         return samplers.first_order_step(denoise(z, t), z, noise[0], at(schedule, t), at(schedule, s), jnp.inf), ()
 
     naive = Sampler(lambda z: (), step, 1)
-    laws = jax.vmap(lambda grid: samplers.law(naive, start.mean, start.cov, grid))(_grids(0.75, 0.25, eta.dtype))
+    laws = jax.vmap(lambda grid: samplers.law(naive, start.mean, start.cov, grid))(grids(0.75, 0.25, eta.dtype))
     return 1 / jnp.asarray(SIZES, eta.dtype), jax.vmap(lambda law: _distance(law, known))(laws)
 
 
@@ -126,7 +110,7 @@ def _endpoint_errors(parts, schedule, world, z):
     """|z_s - flow_map(z_t)| of chains from 7/8 to 1/8, for each number of steps: shape (sizes, parts)."""
     known = exact.flow_map(world, z, *(at(schedule, end) for end in jnp.array([0.875, 0.125], z.dtype)))
     start, together, key = jnp.tile(z, len(parts)), _side_by_side(*parts), jax.random.key(0)
-    ends = jax.vmap(lambda grid: samplers.sample(key, together, start, grid))(_grids(0.875, 0.125, z.dtype))
+    ends = jax.vmap(lambda grid: samplers.sample(key, together, start, grid))(grids(0.875, 0.125, z.dtype))
     return jnp.sum(jnp.abs(ends.reshape(len(SIZES), len(parts), 2) - known[None, None, :]), axis=2)
 
 
@@ -142,10 +126,7 @@ def euler_and_heun_orders(schedule, world, z):
     )
 
 
-@euler_and_heun_orders.near_miss(order=3)
-def heun_is_of_third_order(schedule, world, z):
-    """One order too many."""
-    return euler_and_heun_orders.claim(schedule, world, z)
+euler_and_heun_orders.not_of_order(3, "One order too many.")
 
 
 @euler_and_heun_orders.near_miss
@@ -172,10 +153,7 @@ def ddim_inversion_error(schedule, world, z):
         end, _ = jax.lax.scan(move, z, (there_and_back[:-1], there_and_back[1:]))
         return jnp.sum(jnp.abs(end - z))
 
-    return 1 / jnp.asarray(SIZES, z.dtype), jax.vmap(missed)(_grids(0.125, 0.875, z.dtype))
+    return 1 / jnp.asarray(SIZES, z.dtype), jax.vmap(missed)(grids(0.125, 0.875, z.dtype))
 
 
-@ddim_inversion_error.near_miss(order=2)
-def errors_of_the_two_ways_cancel(schedule, world, z):
-    """The way back thought to undo the first order of the way there."""
-    return ddim_inversion_error.claim(schedule, world, z)
+ddim_inversion_error.not_of_order(2, "The way back thought to undo the first order of the way there.")

@@ -1,7 +1,7 @@
 """Chapter 6, orders: |z_s - flow_map(z_t)| = O(h^p) of every solver, on grids whose steps are not even.
 
 A p-step method has order p only if what starts it has order p - 1.  That four steps give a fourth order is said without a
-limit in `solver_algebra`: one step of theirs is exact where the prediction is a cubic.
+limit in `solver_exactness`: one step of theirs is exact where the prediction is a cubic.
 """
 
 import jax
@@ -10,13 +10,13 @@ import jax.numpy as jnp
 from diffeq_gen import exact, samplers
 from diffeq_gen.schedules import at
 from diffeq_gen.theorems.domains import gaussians, smooth_schedules, vectors
+from diffeq_gen.theorems.refinement import SIZES, grids
 from diffeq_gen.theorems.registry import theorem
-from diffeq_gen.theorems.sampler_orders import SIZES, _grids
 from diffeq_gen.types import Sampler
 
 __all__: list[str] = []
 
-ENDS, NEAR = (0.65, 0.35), (0.54, 0.46)
+ENDS = (0.65, 0.35)
 WORLDS = gaussians(2, low=0.5, high=2.0)
 
 
@@ -36,12 +36,12 @@ def _resting(sampler):
     return Sampler(sampler.init, step, sampler.noises)
 
 
-def _errors(made, schedule, world, z, ends=ENDS):
+def _errors(made, schedule, world, z):
     """|z_s - flow_map(z_t)| of each sampler for each number of steps: shape (sizes, samplers)."""
-    first, last = ends
-    known = exact.flow_map(world, z, *(at(schedule, jnp.asarray(end, z.dtype)) for end in ends))
-    key, grids = jax.random.key(0), first + (last - first) * _bent(_grids(0, 1, z.dtype))
-    ends = [jax.vmap(lambda grid, one=one: samplers.sample(key, _resting(one), z, grid))(grids) for one in made]
+    first, last = ENDS
+    known = exact.flow_map(world, z, *(at(schedule, jnp.asarray(end, z.dtype)) for end in ENDS))
+    key, times = jax.random.key(0), first + (last - first) * _bent(grids(0, 1, z.dtype))
+    ends = [jax.vmap(lambda grid, one=one: samplers.sample(key, _resting(one), z, grid))(times) for one in made]
     return jnp.sum(jnp.abs(jnp.stack(ends, axis=1) - known[None, None]), axis=2)
 
 
@@ -64,11 +64,7 @@ def second_order_solvers(schedule, world, z):
     return _steps(z), jnp.sum(_errors(made, schedule, world, z), axis=1)
 
 
-@second_order_solvers.near_miss(order=3)
-def third_order_of_two_points(schedule, world, z):
-    """One order too many."""
-    made = [samplers.multistep(exact.denoiser(world, schedule), schedule)]
-    return _steps(z), _errors(made, schedule, world, z)[:, 0]
+second_order_solvers.not_of_order(3, "One order too many.")
 
 
 @second_order_solvers.near_miss
@@ -97,49 +93,7 @@ def _third(denoise, schedule, rule):
     return samplers.started(steps, samplers.singlestep(denoise, schedule), steps=2)
 
 
-@third_order_solvers.near_miss(order=4)
-def fourth_order_of_three_points(schedule, world, z):
-    """One order too many."""
-    made = [_third(exact.denoiser(world, schedule), schedule, "data")]
-    return _steps(z), _errors(made, schedule, world, z)[:, 0]
-
-
-@theorem(source="derived; the update is that of the official DPM-Solver, diffusers and k-diffusion", kind="order", order=2,
-         schedule=smooth_schedules, world=WORLDS, z=vectors(2), cases=6, precisions=("float64",))  # fmt: skip
-def dpmpp_3m_shipped_is_order2(schedule, world, z):
-    """The third-order multistep update as it is shipped, however well it is started, has order two: it weights the second
-    divided difference by phi_3 h^3 for 2 phi_3 h^3."""
-    return _steps(z), _errors([_shipped(schedule, world)], schedule, world, z, NEAR)[:, 0]
-
-
-def _shipped(schedule, world):
-    """D_1 = D_10 + r_0/(r_0 + r_1) (D_10 - D_11),  D_2 = (D_10 - D_11)/(r_0 + r_1), as in their code, for x0_hat."""
-    denoise = exact.denoiser(world, schedule)
-    whole = samplers.multistep(denoise, schedule, order=3)
-
-    def step(noise, past, z, t, s):
-        _, memory = whole.step(noise, past, z, t, s)
-        p, q = at(schedule, t), at(schedule, s)
-        now, (one, two) = denoise(z, t), past.values
-        half = lambda alpha, sigma: jnp.log(alpha / sigma)  # noqa: E731
-        l_s, l_t = half(q.alpha, q.sigma), half(p.alpha, p.sigma)
-        l_1, l_2 = (half(alpha, sigma) for alpha, sigma in zip(past.alphas, past.sigmas, strict=True))
-        h = l_s - l_t
-        r0, r1 = (l_t - l_1) / h, (l_1 - l_2) / h
-        d10, d11 = (now - one) / r0, (one - two) / r1
-        d1, d2 = d10 + r0 / (r0 + r1) * (d10 - d11), (d10 - d11) / (r0 + r1)
-        phi1 = jnp.expm1(-h)
-        phi2 = phi1 / h + 1
-        phi3 = phi2 / h - 0.5
-        return q.sigma / p.sigma * z - q.alpha * (phi1 * now - phi2 * d1 + phi3 * d2), memory
-
-    return samplers.started(Sampler(whole.init, step), samplers.singlestep(denoise, schedule), steps=2)
-
-
-@dpmpp_3m_shipped_is_order2.near_miss(order=3)
-def third_as_its_name_says(schedule, world, z):
-    """The order in its name."""
-    return dpmpp_3m_shipped_is_order2.claim(schedule, world, z)
+third_order_solvers.not_of_order(4, "One order too many.")
 
 
 @theorem(source="derived", kind="order", order=2, schedule=smooth_schedules, world=WORLDS, z=vectors(2), cases=6,
@@ -151,8 +105,4 @@ def multistep_startup_cap(schedule, world, z):
     return _steps(z), jnp.sum(_errors(made, schedule, world, z), axis=1)
 
 
-@multistep_startup_cap.near_miss(order=3)
-def the_order_of_the_steps_that_follow(schedule, world, z):
-    """Order three, that of all steps but the first."""
-    made = [samplers.multistep(exact.denoiser(world, schedule), schedule, order=3)]
-    return _steps(z), _errors(made, schedule, world, z)[:, 0]
+multistep_startup_cap.not_of_order(3, "Order three, that of all steps but the first.")

@@ -211,6 +211,23 @@ def test_orders_are_slopes_and_the_next_order_is_refuted(blank):
     assert not plant(heun, errors(3), kind="order", order=2).check(cases=4)
 
 
+def test_another_order_is_read_off_the_same_errors_at_the_witness_alone(blank):
+    steps, traced = 2.0 ** -jnp.arange(4.0, 10.0), []
+
+    def claim(x, y):
+        """Order one, or two where y is one."""
+        traced.append(1)
+        return steps + 0 * x, (2 + x) * steps ** (1 + y)
+
+    domains = {"x": scalars("x", -1.0, 1.0), "y": scalars("y", 0.0, 0.0)}
+    entry = theorem(source="planted", kind="order", order=1, precisions=("float64",), **domains)(claim)
+    entry.not_of_order(2, "One order too many.")
+    assert entry.check(cases=4) and len(traced) == 1
+    entry.not_of_order(2, "True at this witness.", witness={"y": np.float64(1.0)})
+    verdict = entry.check(cases=4)
+    assert not verdict and verdict.reason.endswith("the near miss of-order-2 is not refuted")
+
+
 def test_truncation_widens_the_bound_by_what_it_says(blank):
     def claim(x, y):
         """exp x by six terms, with the seventh as the truncation."""
