@@ -221,6 +221,7 @@ def show(name: tyro.conf.Positional[str], /) -> int:
     lines += [f"  {variable:8} {domain.name}" for variable, domain in entry.domains.items()]
     lines += ["", inspect.getsource(entry.claim)]
     for miss in entry.misses:
-        lines += [f"near miss, refuted: {miss.name}", "", inspect.getsource(miss.claim)]
+        told = f"  {miss.statement}\n" if miss.claim is entry.claim else inspect.getsource(miss.claim)
+        lines += [f"near miss, refuted: {miss.name}", "", told]
     sys.stdout.write("\n".join(lines) + "\n")
     return 0

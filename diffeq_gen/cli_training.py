@@ -186,11 +186,12 @@ def _figures() -> Mapping[str, Callable[[], Any]]:
         "trajectories": plots.trajectories,
         "weights": plots.weight_curves,
         "schedules": lambda: plots.schedule_curves(families),
+        "solvers": plots.solvers,
     }
 
 
 def plot(name: tyro.conf.Positional[str], /, *, out: Path | None = None) -> int:
-    """Draw one of the pictures: trajectories, weights or schedules.
+    """Draw one of the pictures: trajectories, weights, schedules, or the errors of solvers against their evaluations.
 
     Args:
         name: Which.

@@ -53,3 +53,13 @@ def test_the_title_of_the_trajectories_is_what_was_measured():
     assert float(re.search(r"to (\S+)$", same.get_title()).group(1)) < 1e-10
     lines, dots = (np.array([line.get_ydata() for line in part]) for part in (other.lines[:3], other.lines[3:]))
     assert np.max(np.abs(lines - dots)) > 0.01
+
+
+def test_the_picture_of_the_solvers_counts_evaluations_and_errors_fall():
+    for axis in plots.solvers(budgets=(6, 30), paths=4).axes:
+        drawn = {line.get_label(): line.get_data() for line in axis.lines}
+        assert list(drawn) == list(plots.SOLVERS)
+        for name, (evaluations, errors) in drawn.items():
+            cost = plots.SOLVERS[name][1]
+            assert list(evaluations) == [budget // cost * cost for budget in (6, 30)]
+            assert errors[1] < errors[0] / 2 and errors[1] > 0, name
