@@ -148,12 +148,15 @@ def _uni_pc(schedule, c, z, order):
     denoise, times = _polynomial_denoiser(schedule, "data", c), jnp.asarray([*TIMES, 0.1], z.dtype)
     sampler, state, seen = samplers.unipc(denoise, schedule, order=order), z, []
     for t, s in pairwise(times[:4]):
-        seen.insert(0, (state, denoise(state, t), *schedule(t)))
+        seen.insert(0, (denoise(state, t), *schedule(t)))
+        plain = samplers.first_order_step(seen[0][0], state, state, at(schedule, t), at(schedule, s))
         state = _solved(schedule, "data", c, state, t, s)
-    past = Past(*seen[0][:2], *(tuple(row[i] for row in seen[:order]) for i in (1, 2, 3)))
+    past = Past(plain, *(tuple(row[i] for row in seen[:order]) for i in range(3)))
     predicted, past = sampler.step(z[:0], past, state, times[3], times[4])
     _, past = sampler.step(z[:0], past, predicted, times[4], times[5])
-    return predicted, past.z, _solved(schedule, "data", c, state, times[3], times[4])
+    ratio = schedule(times[5])[1] / schedule(times[4])[1]  # what DDIM keeps of the corrected state
+    corrected = (past.plain - samplers.ddim(denoise, schedule).step(z[:0], (), 0 * z, *times[4:])[0]) / ratio
+    return predicted, corrected, _solved(schedule, "data", c, state, times[3], times[4])
 
 
 @unipc_corrects_to_one_degree_more.near_miss
