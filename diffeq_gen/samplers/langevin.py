@@ -59,7 +59,7 @@ def langevin(
     require(lambda size: size > 0, "size must be positive", size=size)
     require(lambda snr: snr > 0, "snr must be positive", snr=1.0 if snr is None else snr)
     adjusted = log_prob is not None
-    require(lambda snr: not adjusted or snr is None, "log_prob needs a size, not snr", snr=snr or False)
+    require(lambda adjusted: not adjusted or snr is None, "log_prob needs size, not snr", log_prob=adjusted)
 
     def step(noise: Sample, memory: Memory, z: Sample, t: Time, s: Time) -> tuple[Sample, Memory]:
         q = at(schedule, s)

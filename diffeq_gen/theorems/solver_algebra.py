@@ -77,11 +77,16 @@ def _polynomial_denoiser(schedule, rule, c):
     return denoise
 
 
+def _rising(c, y):
+    """The antiderivative of the cubic times e^y."""
+    return jnp.exp(y) * (c[0] + c[1] * (y - 1) + c[2] * (y**2 - 2 * y + 2) + c[3] * (y**3 - 3 * y**2 + 6 * y - 6))
+
+
 def _antiderivative(rule, c, p):
     """Of F e^l, F (-e^{-l}) in l, and of F in sigma/alpha and alpha/sigma, written out for a cubic F."""
     y = _half(p)
     if rule == "data":
-        return jnp.exp(y) * (c[0] + c[1] * (y - 1) + c[2] * (y**2 - 2 * y + 2) + c[3] * (y**3 - 3 * y**2 + 6 * y - 6))
+        return _rising(c, y)
     if rule == "noise":
         return jnp.exp(-y) * (c[0] + c[1] * (y + 1) + c[2] * (y**2 + 2 * y + 2) + c[3] * (y**3 + 3 * y**2 + 6 * y + 6))
     y = p.sigma / p.alpha if rule == "slope" else p.alpha / p.sigma
