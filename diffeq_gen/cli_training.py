@@ -26,6 +26,7 @@ __all__ = ["SAMPLERS", "evaluate", "history", "plot", "progress", "sample", "tra
 RUN = Path("run")
 SAMPLERS = (
     "ddim", "ddpm", "churn", "exponential", "euler", "heun", "edm", "euler-maruyama", "multistep", "singlestep", "unipc", "lms",
+    "multistep-sde", "singlestep-sde", "er-sde",
 )  # fmt: skip
 
 
@@ -45,6 +46,9 @@ def _samplers() -> Mapping[str, Callable[[Denoiser, Schedule], Sampler]]:
         "singlestep": samplers.singlestep,
         "unipc": samplers.unipc,
         "lms": samplers.lms,
+        "multistep-sde": lambda denoise, schedule: samplers.multistep(denoise, schedule, eta=1.0),
+        "singlestep-sde": lambda denoise, schedule: samplers.singlestep(denoise, schedule, eta=1.0),
+        "er-sde": samplers.er_sde,
     }
 
 

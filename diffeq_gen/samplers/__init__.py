@@ -4,33 +4,39 @@
 
 `first_order` holds DDIM, DDPM, churn and the exact constant-eta step, which are one formula; `ode` Euler and Heun of the
 probability flow; `edm` the sampler of Karras et al.; `sde` Euler-Maruyama; `interpolation` what solvers of high order are
-made of, `multistep` and `singlestep` those solvers, `compose` samplers made of samplers; `law` the exact law of them all on
+made of, `multistep` and `singlestep` those solvers, with noise or without; `langevin` the corrector, `compose` samplers made of samplers; `law` the exact law of them all on
 Gaussian data.
 """
 
-from diffeq_gen.samplers.compose import started
+from diffeq_gen.samplers.compose import churned, corrected, raised, started
 from diffeq_gen.samplers.edm import edm
 from diffeq_gen.samplers.first_order import churn, ddim, ddpm, exponential, first_order_step
+from diffeq_gen.samplers.langevin import langevin
 from diffeq_gen.samplers.law import law
 from diffeq_gen.samplers.loop import sample, trajectory
-from diffeq_gen.samplers.multistep import lms, multistep, unipc
+from diffeq_gen.samplers.multistep import er_sde, lms, multistep, unipc
 from diffeq_gen.samplers.ode import euler, heun
 from diffeq_gen.samplers.sde import euler_maruyama
 from diffeq_gen.samplers.singlestep import singlestep
 
 __all__ = [
     "churn",
+    "churned",
+    "corrected",
     "ddim",
     "ddpm",
     "edm",
+    "er_sde",
     "euler",
     "euler_maruyama",
     "exponential",
     "first_order_step",
     "heun",
+    "langevin",
     "law",
     "lms",
     "multistep",
+    "raised",
     "sample",
     "singlestep",
     "started",

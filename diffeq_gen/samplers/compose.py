@@ -1,14 +1,22 @@
 """Samplers made of samplers.
 
 started      the first steps by another method, while a multistep method gathers its past
+churned      each step goes further than it should, to log-SNR lambda_s + o, and noise takes it back to s
+raised       noise first, from t up to sigma_hat = (1 + gamma) sigma, and then the step from there
+corrected    after each step of the one, steps of the other at the time that was reached
+
+`churned` and `raised` are one chain, cut after the noise or before it.
 """
 
 import jax
 import jax.numpy as jnp
 
-from diffeq_gen.types import Memory, Sample, Sampler, Time, require
+from diffeq_gen.clocks import log_snr, time_at
+from diffeq_gen.paths import noisy_gap, renoise
+from diffeq_gen.schedules import at
+from diffeq_gen.types import Memory, Sample, Sampler, Schedule, Time, require
 
-__all__ = ["started"]
+__all__ = ["churned", "corrected", "raised", "started"]
 
 
 def started(sampler: Sampler, starter: Sampler, *, steps: int) -> Sampler:
@@ -32,3 +40,68 @@ def started(sampler: Sampler, starter: Sampler, *, steps: int) -> Sampler:
         return moved, (taken + 1, own, other)
 
     return Sampler(init, step, noises=max(sampler.noises, starter.noises))
+
+
+def churned(sampler: Sampler, schedule: Schedule, *, undone: float = 0.5) -> Sampler:
+    """The sampler's own step to log-SNR lambda_s + o, o = Delta c/(1 - c), and noise back to s: c is undone.  Gao et al. 2024.
+
+    Of DDIM this is `churn`, of which 1/2 is DDPM.  The step goes no further than time 0, and to sigma_s = 0 there is no noise.
+    Raises: ValueError where undone lies outside [0, 1).
+    Theorems: churned-is-churn.
+    """
+    require(lambda undone: 0 <= undone < 1, "undone must lie in [0, 1)", undone=undone)
+
+    def step(noise: Sample, memory: Memory, z: Sample, t: Time, s: Time) -> tuple[Sample, Memory]:
+        p, q = at(schedule, t), at(schedule, s)
+        end = log_snr(schedule, s)
+        further = end + jnp.where(jnp.equal(undone, 0), 0, undone / (1 - undone) * noisy_gap(p, q))
+        within = jnp.isfinite(further)
+        beyond = time_at(schedule, jnp.where(within, further, 0))
+        r = jnp.where(within, jnp.clip(beyond, 0, s), jnp.where(jnp.isfinite(end), jnp.zeros_like(s), s))
+        moved, memory = sampler.step(noise[1:], memory, z, t, r)
+        return renoise(moved, noise[0], q, at(schedule, r)), memory
+
+    return Sampler(sampler.init, step, noises=1 + sampler.noises)
+
+
+def raised(sampler: Sampler, schedule: Schedule, *, gamma: float = 0.1) -> Sampler:
+    """Noise from t to the time t_hat of (1 + gamma) sigma/alpha, then the sampler's own step from t_hat to s.  Karras et al. 2022, Alg. 2.
+
+    Of Heun's rule in sigma/alpha this is `edm` with s_churn = gamma times the number of steps.  Noise goes no further than
+    time 1, and from alpha_t = 0 there is none.
+    Raises: ValueError where gamma is negative.
+    Theorems: raised-is-edm.
+    """
+    require(lambda gamma: gamma >= 0, "gamma must not be negative", gamma=gamma)
+
+    def step(noise: Sample, memory: Memory, z: Sample, t: Time, s: Time) -> tuple[Sample, Memory]:
+        level = log_snr(schedule, t)
+        within = jnp.isfinite(level)
+        higher = time_at(schedule, jnp.where(within, level - 2 * jnp.log1p(gamma), 0))
+        t_hat = jnp.where(within, jnp.clip(higher, t, 1), t)
+        lifted = renoise(z, noise[0], at(schedule, t_hat), at(schedule, t))
+        return sampler.step(noise[1:], memory, jnp.where(within, lifted, z), t_hat, s)
+
+    return Sampler(sampler.init, step, noises=1 + sampler.noises)
+
+
+def corrected(predictor: Sampler, corrector: Sampler, *, steps: int = 1) -> Sampler:
+    """A step of the predictor from t to s, then `steps` of the corrector at s (which is told t and s too).  Song et al. 2021, Alg. 1.
+
+    Raises: ValueError where steps < 1.
+    Theorems: predictor-then-corrector.
+    """
+    require(lambda steps: steps >= 1, "steps must be at least 1", steps=steps)
+    first, each = predictor.noises, corrector.noises
+
+    def init(z: Sample) -> Memory:
+        return predictor.init(z), corrector.init(z)
+
+    def step(noise: Sample, memory: Memory, z: Sample, t: Time, s: Time) -> tuple[Sample, Memory]:
+        own, other = memory
+        z, own = predictor.step(noise[:first], own, z, t, s)
+        rows = noise[first:].reshape(steps, each, *z.shape)
+        (z, other), _ = jax.lax.scan(lambda at, row: (corrector.step(row, at[1], at[0], t, s), None), (z, other), rows)
+        return z, (own, other)
+
+    return Sampler(init, step, noises=first + steps * each)

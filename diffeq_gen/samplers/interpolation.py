@@ -10,6 +10,12 @@ F[...] are the divided differences of a prediction F along a coordinate y that i
     signal    F = x0_hat,     y = alpha/sigma      - that of t,     w =  0,     scale_s =  sigma_s
 
 Multistep solvers take y_k from the steps before, singlestep solvers from stages within the step, correctors from its end.
+
+The reverse SDE of noise level eta changes one thing.  With the overshoot o = int eta^2 d lambda and Y = y + o/2,
+
+    (z_s/alpha_s) e^{Y_s} = (z_t/alpha_t) e^{Y_t} + int x0_hat d e^Y + noise,        Var[noise in z_s] = -sigma_s^2 expm1(-o)
+
+so that DDIM becomes the step that overshoots by o, and `data` reads Y in the place of y.
 """
 
 import math
@@ -20,9 +26,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from diffeq_gen.types import Point, Sample
+from diffeq_gen.types import Point, Sample, require
 
-__all__ = ["RULES", "Rule", "change", "phis"]
+__all__ = ["RULES", "Rule", "change", "churned_data", "constant_noise", "phis"]
 
 SERIES_RADIUS = 2.0
 SERIES_TERMS = 24
@@ -47,13 +53,22 @@ def phis(n: int, w: jax.Array) -> list[jax.Array]:
     return [jnp.where(near, one, other) for one, other in zip(down, up, strict=True)]
 
 
+Apart = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
+"""(alpha_t, sigma_t, alpha_s, sigma_s) -> how far s lies from t."""
+
+
+def _nowhere(alpha: jax.Array, sigma: jax.Array, alpha_q: jax.Array, sigma_q: jax.Array) -> jax.Array:
+    return jnp.zeros_like(sigma_q)
+
+
 class Rule(NamedTuple):
-    """What is interpolated, along what: one row of the table above."""
+    """What is interpolated, along what: one row of the table above; and the overshoot of its first-order step."""
 
     value: Callable[[Sample, Sample, Point], Sample]
-    apart: Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
+    apart: Apart
     rate: float
     scale: Callable[[Point], jax.Array]
+    overshoot: Apart = _nowhere
 
 
 def _data(x0: Sample, z: Sample, p: Point) -> Sample:
@@ -84,6 +99,31 @@ RULES: Mapping[str, Rule] = {
 }
 
 
+def churned_data(overshoot: Apart) -> Rule:
+    """The rule `data` of the reverse SDE whose noise overshoots by o: along Y = log(alpha/sigma) + o/2.  Derived.
+
+    The overshoot must add up along a path.
+    Theorems: sde-variation-of-constants, er-sde-noise-scale.
+    """
+    churned = lambda *pair: _half_log_snr(*pair) + overshoot(*pair) / 2  # noqa: E731
+    return RULES["data"]._replace(apart=churned, overshoot=overshoot)
+
+
+def constant_noise(eta: float) -> Rule:
+    """o = eta^2 Delta: the rule `data` of the reverse SDE of constant eta, along (1 + eta^2) y.
+
+    Raises: ValueError where eta is negative.
+    Theorems: sde-variation-of-constants, kdiff-sde-solvers.
+    """
+    require(lambda eta: eta >= 0, "eta must not be negative", eta=eta)
+
+    def overshoot(*pair: jax.Array) -> jax.Array:
+        gained = 2 * _half_log_snr(*pair)
+        return jnp.where((gained > 0) & jnp.not_equal(eta, 0), eta**2 * gained, 0)
+
+    return churned_data(overshoot)
+
+
 def change(
     rule: Rule, values: Sequence[Sample], nodes: Sequence[jax.Array], h: jax.Array, *, two_point: str = "exact"
 ) -> Sample:
@@ -92,7 +132,7 @@ def change(
     A node that is not finite lies infinitely far away: it and all after it say nothing, and with h infinite none does.
     `two_point` is how a single difference is weighted: "exact" phi_2(w), "midpoint" phi_1(w)/2 (bh2 of UniPC), or
     "trapezoid" 1/2 (bh1); they agree to the order that two points have.
-    Theorems: variation-of-constants, change-reads-nodes-in-any-order, unip2-is-2m, second-order-solvers.
+    Theorems: variation-of-constants, sde-variation-of-constants, change-reads-nodes-in-any-order, unip2-is-2m, second-order-solvers.
     """
     count = len(nodes)
     known, seen = [], jnp.isfinite(h)

@@ -6,28 +6,28 @@ One evaluation a step whatever the order.  A corrector takes the step before onc
 costs nothing either: the evaluation at its end is the one that the next step needs.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from diffeq_gen.paths import bridge
 from diffeq_gen.samplers.first_order import first_order_step
-from diffeq_gen.samplers.interpolation import RULES, Rule, change
+from diffeq_gen.samplers.interpolation import RULES, Rule, change, churned_data, constant_noise
 from diffeq_gen.schedules import at
-from diffeq_gen.types import Denoiser, Point, Sample, Sampler, Schedule, Time, require
+from diffeq_gen.types import Denoiser, Point, Sample, Sampler, Schedule, Time, concrete, require
 
-__all__ = ["Past", "lms", "multistep", "unipc"]
+__all__ = ["Past", "er_sde", "er_sde_noise", "lms", "multistep", "unipc"]
 
 
 class Past(NamedTuple):
-    """What a multistep solver remembers: the state before, and alpha, sigma, x0_hat and F of the last steps, newest first.
+    """What a multistep solver remembers: the last step as first order would take it, its noise included (for the corrector
+    alone), and F, alpha, sigma of the last steps, newest first.
 
     Before the first step nothing is known: alpha = 0 puts every node infinitely far away.
     """
 
-    z: Sample
-    x0: Sample
+    plain: Sample
     values: tuple[Sample, ...]
     alphas: tuple[jax.Array, ...]
     sigmas: tuple[jax.Array, ...]
@@ -35,7 +35,7 @@ class Past(NamedTuple):
 
 def multistep(
     denoise: Denoiser, schedule: Schedule, *, order: int = 2, rule: str = "data", corrector: bool = False,
-    two_point: str = "exact",
+    two_point: str = "exact", eta: float = 0.0,
 ) -> Sampler:  # fmt: skip
     """The exponential Adams-Bashforth method of this order, from 1 (DDIM) to 4.  Lu et al. 2022 (DPM-Solver++), Eq. 8.
 
@@ -43,52 +43,22 @@ def multistep(
     shipped ones lack a factor 2 and have order 2).  "noise" is the multistep DPM-Solver, "slope" is `lms`.  The step to
     sigma_s = 0, and one from alpha_t = 0, is DDIM's.  It starts by lower orders, so the whole run has at most order 2 (3
     with the corrector) unless it is started otherwise.
-    Raises: ValueError where order is not 1, 2, 3 or 4, or a name is unknown.
+
+    `eta` > 0 solves the reverse SDE of that noise level, by rule "data" alone: order 1 is `exponential`, order 2 is
+    SDE-DPM-Solver++(2M), where k-diffusion calls eta^2 its eta and two_point="exact" "heun".  Its law has order 2 at most,
+    whatever `order` is.  With the corrector it is SA-Solver of constant tau = eta, in form (Xue et al. 2023).
+    Raises: ValueError where order is not 1, 2, 3 or 4, a name is unknown, eta is negative, or eta > 0 has another rule.
     Theorems: variation-of-constants, unip2-is-2m, second-order-solvers, third-order-solvers,
-    dpmpp-3m-shipped-is-order2, multistep-startup-cap, solver-trajectory-equivalence, solvers-are-exact-for-a-point.
+    dpmpp-3m-shipped-is-order2, multistep-startup-cap, solver-trajectory-equivalence, solvers-are-exact-for-a-point,
+    sde-variation-of-constants, kdiff-sde-solvers, stochastic-law-orders.
     """
     require(lambda order: order in (1, 2, 3, 4), "order must be 1, 2, 3 or 4", order=order)
     _require_name("rule", rule, tuple(RULES))
     _require_name("two_point", two_point, ("exact", "midpoint", "trapezoid"))
-    form, size = RULES[rule], order if corrector else order - 1
-
-    def init(z: Sample) -> Past:
-        none, one = jnp.zeros_like(z), jnp.ones((), z.dtype)
-        kept = none if corrector else jnp.zeros((0,), z.dtype)
-        return Past(kept, kept, (none,) * size, (0 * one,) * size, (one,) * size)
-
-    def step(noise: Sample, past: Past, z: Sample, t: Time, s: Time) -> tuple[Sample, Past]:
-        p, q = at(schedule, t), at(schedule, s)
-        x0 = denoise(z, t)
-        value = form.value(x0, z, p)
-        if corrector:
-            z = _corrected(past, value, z, p)
-        values = (value, *past.values[: order - 1])
-        nodes = [-_apart(form, *pair, p) for pair in zip(past.alphas, past.sigmas, strict=True)]
-        h = form.apart(p.alpha, p.sigma, q.alpha, q.sigma)
-        moved = first_order_step(x0, z, z, p, q)
-        if order > 1:
-            moved = moved + form.scale(q) * change(form, values, nodes[: order - 1], h, two_point=two_point)
-        return moved, _remember(past, z, x0, value, p)
-
-    def _corrected(past: Past, value: Sample, z: Sample, p: Point) -> Sample:
-        """The step that led here, taken again with the prediction at its end among its values."""
-        alpha, sigma = jnp.where(past.alphas[0] > 0, past.alphas[0], 1), past.sigmas[0]
-        h = _apart(form, past.alphas[0], sigma, p)
-        before = Point(p.t, alpha, sigma, alpha, sigma)  # of which alpha and sigma alone are read
-        nodes = [h - _apart(form, *pair, p) for pair in zip(past.alphas[1:], past.sigmas[1:], strict=True)]
-        values = (past.values[0], value, *past.values[1:])
-        c_z, c_x, _ = bridge(before, p, jnp.zeros_like(p.sigma))
-        again = c_z * past.z + c_x * past.x0 + form.scale(p) * change(form, values, [h, *nodes], h, two_point=two_point)
-        return jnp.where(jnp.isfinite(h), again, z)
-
-    def _remember(past: Past, z: Sample, x0: Sample, value: Sample, p: Point) -> Past:
-        pushed = [
-            (new, *old)[:size] for new, old in ((value, past.values), (p.alpha, past.alphas), (p.sigma, past.sigmas))
-        ]
-        return Past(*((z, x0) if corrector else (past.z, past.x0)), *pushed)
-
-    return Sampler(init, step)
+    still = concrete(eta) and eta == 0
+    form = RULES[rule] if still else constant_noise(eta)
+    require(lambda rule: still or rule == "data", "eta > 0 needs rule 'data'", rule=rule)
+    return _solver(denoise, schedule, form, order, corrector, two_point, noises=0 if still else 1)
 
 
 def lms(denoise: Denoiser, schedule: Schedule, *, order: int = 4) -> Sampler:
@@ -114,6 +84,75 @@ def unipc(denoise: Denoiser, schedule: Schedule, *, order: int = 2, variant: str
     _require_name("variant", variant, ("bh1", "bh2"))
     two_point = "trapezoid" if variant == "bh1" else "midpoint"
     return multistep(denoise, schedule, order=order, corrector=True, two_point=two_point)
+
+
+def er_sde_noise(log_snr: jax.Array) -> jax.Array:
+    """N = -2 log(e^{rho^0.3} + 10), rho = sigma/alpha: the noise scale phi = rho (e^{rho^0.3} + 10) of ER-SDE-5, quoted from memory.
+
+    Much noise while the sample is noisy, less and less later: eta^2 = dN/dlambda falls to 0.
+    Theorems: er-sde-noise-scale.
+    """
+    return -2 * jnp.logaddexp(jnp.exp(-0.15 * log_snr), jnp.log(jnp.full_like(log_snr, 10)))
+
+
+def er_sde(
+    denoise: Denoiser, schedule: Schedule, *, order: int = 2, noise: Callable[[jax.Array], jax.Array] = er_sde_noise
+) -> Sampler:
+    """The reverse SDE whose noise level is any function of log-SNR: o = N(lambda_s) - N(lambda_t), eta^2 = dN/dlambda.  Cui et al. 2023.
+
+    `noise` is N, which must not fall; their noise scale function is phi = (sigma/alpha) e^{-N/2}, and eta^2 lambda gives
+    `multistep` of constant eta.  Order 1 is their ER-SDE-Solver-1; the higher ones interpolate x0_hat exactly along -log(phi),
+    where theirs take differences in sigma/alpha.
+    Raises: ValueError where order is not 1, 2, 3 or 4.
+    Theorems: er-sde-noise-scale, sde-variation-of-constants.
+    """
+    require(lambda order: order in (1, 2, 3, 4), "order must be 1, 2, 3 or 4", order=order)
+
+    def overshoot(alpha: jax.Array, sigma: jax.Array, alpha_q: jax.Array, sigma_q: jax.Array) -> jax.Array:
+        gained = noise(2 * jnp.log(alpha_q / sigma_q)) - noise(2 * jnp.log(alpha / sigma))
+        return jnp.where(gained > 0, gained, 0)
+
+    return _solver(denoise, schedule, churned_data(overshoot), order, corrector=False, two_point="exact", noises=1)
+
+
+def _solver(
+    denoise: Denoiser, schedule: Schedule, form: Rule, order: int, corrector: bool, two_point: str, noises: int
+) -> Sampler:
+    size = order if corrector else order - 1
+
+    def init(z: Sample) -> Past:
+        none, one = jnp.zeros_like(z), jnp.ones((), z.dtype)
+        kept = none if corrector else jnp.zeros((0,), z.dtype)
+        return Past(kept, (none,) * size, (0 * one,) * size, (one,) * size)
+
+    def step(noise: Sample, past: Past, z: Sample, t: Time, s: Time) -> tuple[Sample, Past]:
+        p, q = at(schedule, t), at(schedule, s)
+        x0 = denoise(z, t)
+        value = form.value(x0, z, p)
+        if corrector:
+            z = _corrected(past, value, z, p)
+        values = (value, *past.values[: order - 1])
+        nodes = [-_apart(form, *pair, p) for pair in zip(past.alphas, past.sigmas, strict=True)]
+        ends = p.alpha, p.sigma, q.alpha, q.sigma
+        plain = first_order_step(x0, z, noise[0] if noises else z, p, q, form.overshoot(*ends))
+        moved = plain
+        if order > 1:
+            integral = change(form, values, nodes[: order - 1], form.apart(*ends), two_point=two_point)
+            moved = moved + form.scale(q) * integral
+        pushed = [
+            (new, *old)[:size] for new, old in ((value, past.values), (p.alpha, past.alphas), (p.sigma, past.sigmas))
+        ]
+        return moved, Past(plain if corrector else past.plain, *pushed)
+
+    def _corrected(past: Past, value: Sample, z: Sample, p: Point) -> Sample:
+        """The step that led here, taken again with the prediction at its end among its values, and with the same noise."""
+        h = _apart(form, past.alphas[0], past.sigmas[0], p)
+        nodes = [h - _apart(form, *pair, p) for pair in zip(past.alphas[1:], past.sigmas[1:], strict=True)]
+        values = (past.values[0], value, *past.values[1:])
+        again = past.plain + form.scale(p) * change(form, values, [h, *nodes], h, two_point=two_point)
+        return jnp.where(jnp.isfinite(h), again, z)
+
+    return Sampler(init, step, noises)
 
 
 def _apart(form: Rule, alpha: jax.Array, sigma: jax.Array, p: Point) -> jax.Array:

@@ -218,12 +218,8 @@ def ula_bias(schedule, world, share, t):
     V + delta/2 + O(delta^2), and not at V."""
     p, eye = at(schedule, t), jnp.eye(2, dtype=t.dtype)
     delta, target = share * p.sigma**2, exact.marginal(world, p)
-
-    def step(noise, memory, z, t, s):
-        return z + delta * exact.score(world, z, p) + jnp.sqrt(2 * delta) * noise[0], memory
-
     rest = jnp.linalg.solve(eye - delta / 2 * jnp.linalg.inv(target.cov), target.cov)
-    grid, langevin = jnp.stack([t, t / 2, t / 4]), Sampler(lambda z: (), step, 1)
+    grid, langevin = jnp.stack([t, t, t]), samplers.langevin(exact.denoiser(world, schedule), schedule, size=share)
     excess = delta / 2 * jnp.linalg.solve(target.cov, rest)
     return [samplers.law(langevin, target.mean, rest, grid), rest], [(target.mean, rest), target.cov + excess]
 
@@ -231,14 +227,9 @@ def ula_bias(schedule, world, share, t):
 @ula_bias.near_miss
 def rests_at_the_target(schedule, world, share, t):
     """The target covariance thought stationary, as it is for delta -> 0 only."""
-    p = at(schedule, t)
-    delta, target = share * p.sigma**2, exact.marginal(world, p)
-
-    def step(noise, memory, z, t, s):
-        return z + delta * exact.score(world, z, p) + jnp.sqrt(2 * delta) * noise[0], memory
-
-    langevin = Sampler(lambda z: (), step, 1)
-    return samplers.law(langevin, target.mean, target.cov, jnp.stack([t, t / 2])), (target.mean, target.cov)
+    target = exact.marginal(world, at(schedule, t))
+    langevin = samplers.langevin(exact.denoiser(world, schedule), schedule, size=share)
+    return samplers.law(langevin, target.mean, target.cov, jnp.stack([t, t])), (target.mean, target.cov)
 
 
 @theorem(source="Song et al. 2021 (score_sde), reverse diffusion and ancestral predictors", kind="in law", schedule=schedules,

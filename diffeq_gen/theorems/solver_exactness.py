@@ -76,11 +76,16 @@ def _polynomial_denoiser(schedule, rule, c):
     return denoise
 
 
+def _rising(c, y):
+    """The antiderivative of the cubic times e^y."""
+    return jnp.exp(y) * (c[0] + c[1] * (y - 1) + c[2] * (y**2 - 2 * y + 2) + c[3] * (y**3 - 3 * y**2 + 6 * y - 6))
+
+
 def _antiderivative(rule, c, p):
     """Of F e^l, F (-e^{-l}) in l, and of F in sigma/alpha and alpha/sigma, written out for a cubic F."""
     y = _half(p)
     if rule == "data":
-        return jnp.exp(y) * (c[0] + c[1] * (y - 1) + c[2] * (y**2 - 2 * y + 2) + c[3] * (y**3 - 3 * y**2 + 6 * y - 6))
+        return _rising(c, y)
     if rule == "noise":
         return jnp.exp(-y) * (c[0] + c[1] * (y + 1) + c[2] * (y**2 + 2 * y + 2) + c[3] * (y**3 + 3 * y**2 + 6 * y + 6))
     y = p.sigma / p.alpha if rule == "slope" else p.alpha / p.sigma
@@ -102,7 +107,8 @@ def _past(schedule, rule, c, z, count):
     points = [at(schedule, t) for t in times[2::-1]][:count]
     x0 = [denoise(state, p.t) for state, p in zip(states[2::-1], points, strict=False)]
     values = tuple(RULES[rule].value(*row) for row in zip(x0, states[2::-1], points, strict=False))
-    return Past(states[2], x0[0], values, tuple(p.alpha for p in points), tuple(p.sigma for p in points)), states[3]
+    plain = samplers.first_order_step(x0[0], states[2], z, points[0], at(schedule, times[3]))
+    return Past(plain, values, tuple(p.alpha for p in points), tuple(p.sigma for p in points)), states[3]
 
 
 def _last(schedule, rule, c, z, order, interpolated=None):
@@ -153,7 +159,9 @@ def _uni_pc(schedule, c, z, order):
     past, state = _past(schedule, "data", c, z, order)
     predicted, past = sampler.step(z[:0], past, state, times[0], times[1])
     _, past = sampler.step(z[:0], past, predicted, times[1], times[2])
-    return predicted, past.z, _solved(schedule, "data", c, state, times[0], times[1])
+    ratio = schedule(times[2])[1] / schedule(times[1])[1]  # what DDIM keeps of the corrected state
+    corrected = (past.plain - samplers.ddim(denoise, schedule).step(z[:0], (), 0 * z, *times[1:])[0]) / ratio
+    return predicted, corrected, _solved(schedule, "data", c, state, times[0], times[1])
 
 
 @unipc_corrects_to_one_degree_more.near_miss
