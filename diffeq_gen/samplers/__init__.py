@@ -5,10 +5,11 @@
 `first_order` holds DDIM, DDPM, churn and the exact constant-eta step, which are one formula; `ode` Euler and Heun of the
 probability flow; `edm` the sampler of Karras et al.; `sde` Euler-Maruyama; `interpolation` what solvers of high order are
 made of, `multistep` and `singlestep` those solvers, `compose` samplers made of samplers; `law` the exact law of them all on
-Gaussian data.
+Gaussian data; `conformance` what any step owes, also one of your own.
 """
 
 from diffeq_gen.samplers.compose import started
+from diffeq_gen.samplers.conformance import conform, stateless
 from diffeq_gen.samplers.edm import edm
 from diffeq_gen.samplers.first_order import churn, ddim, ddpm, exponential, first_order_step
 from diffeq_gen.samplers.law import law
@@ -20,6 +21,7 @@ from diffeq_gen.samplers.singlestep import singlestep
 
 __all__ = [
     "churn",
+    "conform",
     "ddim",
     "ddpm",
     "edm",
@@ -34,6 +36,7 @@ __all__ = [
     "sample",
     "singlestep",
     "started",
+    "stateless",
     "trajectory",
     "unipc",
 ]

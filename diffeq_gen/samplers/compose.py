@@ -31,4 +31,4 @@ def started(sampler: Sampler, starter: Sampler, *, steps: int) -> Sampler:
         moved, other = jax.lax.cond(taken < steps, begin, lambda: (moved, other))
         return moved, (taken + 1, own, other)
 
-    return Sampler(init, step, noises=max(sampler.noises, starter.noises))
+    return Sampler(init, step, max(sampler.noises, starter.noises), max(sampler.fewest, starter.fewest))

@@ -88,7 +88,7 @@ def multistep(
         ]
         return Past(*((z, x0) if corrector else (past.z, past.x0)), *pushed)
 
-    return Sampler(init, step)
+    return Sampler(init, step, fewest=order)
 
 
 def lms(denoise: Denoiser, schedule: Schedule, *, order: int = 4) -> Sampler:
