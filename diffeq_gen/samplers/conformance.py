@@ -104,8 +104,7 @@ def checked_method(method: Method, *, schedule: Schedule | None = None) -> Sampl
         sampler = method(_denoise, Cosine(log_snr_min=-15.0) if schedule is None else schedule)
     except TypeError as error:
         raise TypeError(f"{wanted}, got {_name(method)}: {error}") from error
-    parts = [callable(getattr(sampler, name, None)) for name in ("init", "step")]
-    if not (all(parts) and isinstance(getattr(sampler, "noises", None), int) and sampler.noises >= 0):
+    if not isinstance(sampler, Sampler):
         raise TypeError(f"{wanted}, got {_name(method)}, which makes a {type(sampler).__name__}")
     return sampler
 
@@ -134,7 +133,7 @@ def conform(method: Method, *, schedule: Schedule | None = None) -> Conformance:
     ]
     evaluations = max((one.evaluations for one in able), default=math.nan)
     opens = not _Run(method, Flow(), GRID[:2]).infinite(0)
-    return Conformance(tuple(checks), evaluations, sampler.noises, getattr(sampler, "fewest", 1), opens)
+    return Conformance(tuple(checks), evaluations, sampler.noises, sampler.fewest, opens)
 
 
 def _denoise(z: Sample, t: Time) -> Sample:

@@ -22,7 +22,7 @@ def sample(key: Key, sampler: Sampler, z: Sample, times: jax.Array) -> Sample:
     the order of the sampler needs; and where a step changes the shape or dtype of z or of its memory.
     Theorems: sample-is-the-last-of-trajectory.
     """
-    _require_falling(times, sampler)
+    _require_falling(sampler, times)
     return _run(key, sampler, z, jnp.asarray(times), False)
 
 
@@ -32,7 +32,7 @@ def trajectory(key: Key, sampler: Sampler, z: Sample, times: jax.Array) -> Sampl
     Raises: ValueError as `sample` does.
     Theorems: sample-is-the-last-of-trajectory.
     """
-    _require_falling(times, sampler)
+    _require_falling(sampler, times)
     return _run(key, sampler, z, jnp.asarray(times), True)
 
 
@@ -77,7 +77,7 @@ def _require_alike(what: str, after: object, before: object) -> None:
         raise ValueError(f"a step must keep {what}, got {after} from {before}")
 
 
-def _require_falling(times: jax.Array, sampler: Sampler) -> None:
+def _require_falling(sampler: Sampler, times: jax.Array) -> None:
     require(
         lambda times: np.ndim(times) == 1 and len(times) > 1 and np.all(np.diff(times) < 0),
         "times must be a decreasing sequence of at least two values",

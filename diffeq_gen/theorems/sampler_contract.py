@@ -89,11 +89,11 @@ def _between(t, s):
 
 
 def _altered(method, alter):
-    """The method whose steps are `alter(step, noise, memory, z, t, s)`."""
+    """The method whose steps are `alter(noise, step, memory, z, t, s)`."""
 
     def build(denoise, schedule):
         made = method(denoise, schedule)
-        return Sampler(made.init, lambda *case: alter(made.step, *case), made.noises)
+        return Sampler(made.init, lambda noise, *case: alter(noise, made.step, *case), made.noises)
 
     return build
 
@@ -142,7 +142,7 @@ def one_step_keeps_the_marginals(sampler, schedule, world, z, t):
 def drift_with_its_sign_flipped(sampler, schedule, world, z, t):
     """Steps taken towards more noise."""
 
-    def flipped(step, noise, memory, z, t, s):
+    def flipped(noise, step, memory, z, t, s):
         moved, memory = step(noise, memory, z, t, s)
         return 2 * z - moved, memory
 
@@ -152,7 +152,7 @@ def drift_with_its_sign_flipped(sampler, schedule, world, z, t):
 @one_step_keeps_the_marginals.near_miss
 def noise_by_twice_the_variance(sampler, schedule, world, z, t):
     """Noise of variance 2 g^2 dt, as in a deployed step: right for one that asks for none."""
-    louder = lambda step, noise, memory, z, t, s: step(math.sqrt(2) * noise, memory, z, t, s)  # noqa: E731
+    louder = lambda noise, step, memory, z, t, s: step(math.sqrt(2) * noise, memory, z, t, s)  # noqa: E731
     return _one_step(_altered(sampler, louder), schedule, world, z, t)
 
 
@@ -296,7 +296,7 @@ def rows_do_not_mix(sampler, schedule, eps, z, t, s):
 def norm_over_the_batch(sampler, schedule, eps, z, t, s):
     """A norm of all that is handed in, where each row has its own: as in a deployed step."""
 
-    def scaled(step, noise, memory, z, t, s):
+    def scaled(noise, step, memory, z, t, s):
         moved, memory = step(noise, memory, z, t, s)
         return moved * (1 + t * jnp.sqrt(jnp.mean(z**2))), memory
 
@@ -318,7 +318,7 @@ def a_step_is_affine_where_its_denoiser_is(sampler, schedule, eps, z, share, t, 
 def clipped_within_the_step(sampler, schedule, eps, z, share, t, s):
     """A step that clips what it has made."""
 
-    def clipped(step, noise, memory, z, t, s):
+    def clipped(noise, step, memory, z, t, s):
         moved, memory = step(noise, memory, z, t, s)
         return jnp.clip(moved, -1, 1), memory
 
