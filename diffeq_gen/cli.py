@@ -1,6 +1,7 @@
 """The command `diffeq-gen`: prove, train, sample, evaluate, draw.
 
-    diffeq-gen verify [NAME ...] [--schedule PKG:OBJ] [--assuming ASSUMPTION] [--cases N] [--json FILE] [--prove]
+    diffeq-gen verify [NAME ...] [--schedule PKG:OBJ] [--sampler PKG:OBJ] [--assuming ASSUMPTION] [--cases N]
+        [--json FILE] [--prove]
     diffeq-gen theorems | show NAME
     diffeq-gen train | sample | evaluate | plot | demo
 
@@ -52,16 +53,19 @@ def _complain(sentence: str) -> int:
     return 2
 
 
-def _numerics() -> None:
-    """A compilation cache in the user's cache folder: a second `verify` spends its time on cases, not on compiling."""
+def _numerics(*, strict: bool = True) -> None:
+    """A compilation cache in the user's cache folder: a second `verify` spends its time on cases, not on compiling.
+
+    Our own code promotes nothing silently; that of a sampler from elsewhere may.
+    """
     import jax
 
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     jax.config.update("jax_compilation_cache_dir", str(home / "diffeq_gen" / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    jax.config.update("jax_numpy_rank_promotion", "raise")
-    jax.config.update("jax_numpy_dtype_promotion", "strict")
+    jax.config.update("jax_numpy_rank_promotion", "raise" if strict else "allow")
+    jax.config.update("jax_numpy_dtype_promotion", "strict" if strict else "standard")
 
 
 def verify(
@@ -69,6 +73,7 @@ def verify(
     /,
     *,
     schedule: str | None = None,
+    sampler: str | None = None,
     assuming: tuple[str, ...] = (),
     cases: int | None = None,
     seed: int = 0,
@@ -81,14 +86,18 @@ def verify(
     Args:
         names: Theorems to check; all of them if left out.
         schedule: A schedule of your own, package.module:name; then only what any schedule must satisfy is checked.
-        assuming: What you declare of it: variance-preserving.
+        sampler: A sampler of your own, package.module:name, as (denoise, schedule) -> Sampler; then only what any sampler must
+            satisfy is checked, on the schedule given or on many.
+        assuming: What you declare of it: variance-preserving (of a schedule), exact-for-a-point, scale-invariant, order-2,
+            order-3 (of a sampler).
         cases: Random cases per theorem and precision.
         seed: Where the random cases begin.
         json: A file for the verdicts, a list with one object per theorem.
         prove: Also attempt a symbolic proof of each identity, for an opaque schedule.
-        workers: Processes; threads where there is an accelerator, a schedule of your own, or little to do.
+        workers: Processes; threads where there is an accelerator, an object of your own, or little to do.
     """
-    _numerics()
+    _numerics(strict=sampler is None)
+    from diffeq_gen.samplers import conform
     from diffeq_gen.theorems import get
     from diffeq_gen.theorems.suite import load, run, select
 
@@ -97,26 +106,36 @@ def verify(
     if json is not None and not json.absolute().parent.is_dir():
         raise FileNotFoundError(f"no folder {json.absolute().parent} for --json {json}")
     mine = None if schedule is None else load(schedule)
-    chosen = select(names, schedule=mine, assuming=assuming)
+    method = None if sampler is None else load(sampler)
+    chosen = select(names, schedule=mine, sampler=method, assuming=assuming)
+    report = None if method is None else conform(method, schedule=mine)
     start, verdicts = time.monotonic(), []
     with _progress(len(chosen)) as advance:
-        for verdict in run(chosen, cases=cases, seed=seed, workers=workers, schedule=mine, processes=True):
+        for verdict in run(
+            chosen, cases=cases, seed=seed, workers=workers, schedule=mine, sampler=method, processes=True
+        ):
             proof = (
                 _symbolic(get(verdict.name))
-                if prove and mine is None and verdict.kind in ("identity", "in law", "counterexample")
+                if prove
+                and mine is None
+                and method is None
+                and verdict.kind in ("identity", "in law", "counterexample")
                 else None
             )
             verdicts.append((verdict, proof))
             advance(verdict)
     order = {entry.name: place for place, entry in enumerate(chosen)}
     verdicts.sort(key=lambda pair: order[pair[0].name])
+    if report is not None:
+        sys.stdout.write(f"{report}\n\n")
     _table(verdicts, get, time.monotonic() - start)
     if json is not None:
-        write_json(json, [_record(verdict, proof, get(verdict.name)) for verdict, proof in verdicts])
+        checks = [{"kind": "check", **check._asdict()} for check in (report.checks if report is not None else ())]
+        write_json(json, [*checks, *(_record(verdict, proof, get(verdict.name)) for verdict, proof in verdicts)])
     refuted = [verdict for verdict, _ in verdicts if not verdict]
     for verdict in refuted:
         sys.stdout.write(f"\n{verdict.reason}\n")
-    return 1 if refuted else 0
+    return 1 if refuted or not (report is None or report) else 0
 
 
 def _symbolic(theorem: Any) -> str:

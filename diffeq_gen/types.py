@@ -197,9 +197,15 @@ class Sampler(NamedTuple):
 
     A step goes from time t to an earlier time s.  It never draws: the loop hands it ``noise`` of shape
     (noises, *z.shape), independent standard normals, so that every step is a deterministic function that can be
-    proven, coupled and pushed forward exactly.
+    proven, coupled and pushed forward exactly.  With fewer than ``fewest`` steps a method never comes to its order.
+
+    Any sampler owes the first four of its theorems, and the others where it claims them.
+    Theorems: one-step-keeps-the-marginals, a-run-tends-to-the-marginals, rows-do-not-mix,
+    a-step-is-affine-where-its-denoiser-is, a-point-keeps-its-law, a-straight-twin-has-the-same-states,
+    a-run-is-of-second-order, a-run-is-of-third-order.
     """
 
     init: Callable[[Sample], Memory]
     step: Callable[[Sample, Memory, Sample, Time, Time], tuple[Sample, Memory]]
     noises: int = 0
+    fewest: int = 1

@@ -3,10 +3,11 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffeq_gen import cli
+from diffeq_gen import cli, samplers
 from diffeq_gen.schedules import Flow
 from diffeq_gen.theorems import all_theorems, get
 
@@ -25,13 +26,24 @@ def rising(t):
     return t, 1 - t
 
 
+@samplers.stateless
+def promoting(denoise, schedule, z, t, s):
+    """Euler's rule of the flow, with a factor of one more axis than a scalar has."""
+    return z + (s - t) * (z - denoise(z, t)) / t * jnp.ones(z.shape[-1:], z.dtype)
+
+
+@samplers.stateless
+def flattened(denoise, schedule, z, t, s):
+    return denoise(z, t).ravel()
+
+
 @pytest.fixture(autouse=True)
 def settings_are_put_back(monkeypatch, tmp_path):
     """The command sets up a compilation cache for its own process; here that is ours."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     names = [
         "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs",
-        "jax_persistent_cache_min_entry_size_bytes",
+        "jax_persistent_cache_min_entry_size_bytes", "jax_numpy_rank_promotion", "jax_numpy_dtype_promotion",
     ]  # fmt: skip
     before = {name: getattr(jax.config, name) for name in names}
     yield
@@ -43,6 +55,7 @@ def settings_are_put_back(monkeypatch, tmp_path):
 def mine(monkeypatch, tmp_path):
     """A module of the user's, in the folder that the command is run in."""
     (tmp_path / "my_schedules.py").write_text("from tests.test_cli import Crooked, rising\nnumber = 3\n")
+    (tmp_path / "my_samplers.py").write_text("from tests.test_cli import flattened, promoting\nnumber = 3\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
 
@@ -66,7 +79,18 @@ def sentence(capsys, *args):
         (["verify", "--schedule", "no_such_module:flow"], "cannot import 'no_such_module'"),
         (["verify", "--schedule", "diffeq_gen.schedules:Flo"], "did you mean 'Flow'?"),
         (["verify", "--schedule", "my_schedules:rising"], "log-SNR must decrease in t"),
-        (["verify", "--assuming", "kindness"], "assuming must be one of variance-preserving, got 'kindness'"),
+        (["verify", "--assuming", "kindness"], "assuming must be one of variance-preserving, exact-for-a-point"),
+        (
+            ["verify", "--schedule", "diffeq_gen.schedules:Flow", "--assuming", "order-2"],
+            "variance-preserving, got 'order-2'",
+        ),
+        (["verify", "--sampler", "diffeq_gen.samplers:ddi"], "did you mean 'ddim'?"),
+        (
+            ["verify", "--sampler", "my_samplers:number"],
+            "a method is (denoise, schedule) -> Sampler(init, step, noises), got 3",
+        ),
+        (["verify", "--sampler", "diffeq_gen.samplers:sample"], "got sample: sample() missing 2 required positional"),
+        (["verify", FOREIGN, "--sampler", "diffeq_gen.samplers:ddim"], f"{FOREIGN} is not about any sampler"),
         (["verify", FOREIGN, "--schedule", "diffeq_gen.schedules:Flow"], f"{FOREIGN} is not about any schedule"),
     ],
 )
@@ -123,6 +147,26 @@ def test_a_schedule_that_contradicts_itself_is_refuted_with_exit_code_one(tmp_pa
     assert "REFUTED" in told and "0 of 1 theorems hold" in told and "Crooked()" in told
     (record,) = json.loads(path.read_text())
     assert record["holds"] is False and record["counterexample"].startswith("log-snr-matches-point: residual")
+
+
+@pytest.mark.usefixtures("mine")
+def test_a_sampler_of_ones_own_is_checked_and_proven_on_its_schedule(tmp_path, capsys):
+    path = tmp_path / "verdicts.json"
+    args = ["rows-do-not-mix", "--sampler", "my_samplers:promoting", "--schedule", "diffeq_gen.schedules:Flow"]
+    assert cli.main(["verify", *args, "--cases", "5", "--json", str(path)]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("10 of 10 checks hold (checks, not residuals)") and "1 of 1 theorems hold" in told
+    records = json.loads(path.read_text())
+    assert [record["kind"] for record in records] == ["check"] * 10 + ["identity"]
+    assert all(record["holds"] for record in records)
+
+
+@pytest.mark.usefixtures("mine")
+def test_a_step_that_does_not_conform_exits_with_one_and_says_so(capsys):
+    assert cli.main(["verify", "rows-do-not-mix", "--sampler", "my_samplers:flattened", "--cases", "5"]) == 1
+    told = capsys.readouterr().out
+    assert "shape             a step makes (1,) of ()" in told
+    assert "rows-do-not-mix: ValueError: a step must keep the shape of z, got (4,) from (2, 2)" in told
 
 
 def test_the_index_and_a_page_of_it(capsys):

@@ -12,7 +12,8 @@ ROOT = Path(__file__).resolve().parents[1]
 LAWS = """
 import pytest
 
-from diffeq_gen.schedules import Flow
+from diffeq_gen.samplers import stateless
+from diffeq_gen.schedules import Flow, at
 
 
 class Crooked(Flow):
@@ -24,12 +25,25 @@ def rising(t):
     return t, 1 - t
 
 
+@stateless
+def half(denoise, schedule, z, t, s):
+    # half of a DDIM step
+    p, q, x0 = at(schedule, t), at(schedule, s), denoise(z, t)
+    return (z + q.alpha * x0 + q.sigma * (z - p.alpha * x0) / p.sigma) / 2
+
+
+@stateless
+def flattened(denoise, schedule, z, t, s):
+    return denoise(z, t).ravel()
+
+
 @pytest.hookimpl(tryfirst=True)  # an installed plugin is registered after those of -p, and would be configured first
 def pytest_configure(config):
-    spec = config.getoption("--diffeq-schedule")
-    if spec is not None:  # one law is enough here
+    spec, method = config.getoption("--diffeq-schedule"), config.getoption("--diffeq-sampler")
+    if spec is not None or method is not None:  # one law is enough here
         from diffeq_gen.theorems import suite
-        law = "log-snr-matches-point" if "Crooked" in spec else "slopes-are-derivatives"
+        law = "log-snr-matches-point" if "Crooked" in str(spec) else "slopes-are-derivatives"
+        law = law if method is None else "one-step-keeps-the-marginals" if "half" in method else "rows-do-not-mix"
         select = suite.select
         suite.select = lambda **options: [entry for entry in select(**options) if entry.name == law]
 """
@@ -76,16 +90,42 @@ def test_a_law_that_is_broken_fails_with_its_counterexample_alone(tmp_path):
     assert "Crooked()" in done.stdout and "pytest_plugin.py" not in done.stdout
 
 
+def test_a_sampler_is_one_item_that_conforms_and_one_for_each_law(tmp_path):
+    done = run(tmp_path, "--diffeq-sampler", "diffeq_gen.samplers:ddim", "--diffeq-cases", "5")
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [line for line in done.stdout.splitlines() if " PASSED" in line]
+    assert all(name in line for name, line in zip(("conform", "rows-do-not-mix", "test_mine"), lines, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("named", "told"),
+    [
+        ("half", "one-step-keeps-the-marginals: its errors miss a slope of 2"),
+        ("flattened", "shape             a step makes (1,) of ()"),
+    ],
+)
+def test_a_sampler_that_is_wrong_fails_by_what_it_breaks(tmp_path, named, told):
+    options = ["--diffeq-sampler", f"my_laws:{named}", "--diffeq-schedule", "diffeq_gen.schedules:Flow"]
+    done = run(tmp_path, *options, "--diffeq-cases", "5")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert told in done.stdout and "pytest_plugin.py" not in done.stdout
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
+        (["--diffeq-sampler", "diffeq_gen.samplers:sample"], "a method is (denoise, schedule) -> Sampler"),
+        (
+            ["--diffeq-sampler", "diffeq_gen.samplers:ddim", "--diffeq-assuming", "variance-preserving"],
+            "assuming must be one of exact",
+        ),
         (["--diffeq-schedule", "my_laws:rising"], "log-SNR must decrease in t"),
         (["--diffeq-schedule", "my_laws"], "an object is named as package.module:name, got 'my_laws'"),
         (["--diffeq-schedule", "my_laws:Crooked", "--diffeq-assuming", "kindness"], "assuming must be one of"),
         (["--diffeq-schedule", "my_laws:Crooked", "--diffeq-cases", "0"], "cases must be at least 1"),
     ],
 )
-def test_what_is_no_schedule_is_a_usage_error(tmp_path, options, told):
+def test_what_is_no_schedule_or_sampler_is_a_usage_error(tmp_path, options, told):
     done = run(tmp_path, *options)
     assert done.returncode == 4, done.stdout + done.stderr
     assert f"ERROR: {told}" in done.stderr and "Traceback" not in done.stderr

@@ -4,11 +4,12 @@
 
 `first_order` holds DDIM, DDPM, churn and the exact constant-eta step, which are one formula; `ode` Euler and Heun of the
 probability flow; `edm` the sampler of Karras et al.; `sde` Euler-Maruyama; `interpolation` what solvers of high order are
-made of, `multistep` and `singlestep` those solvers, with noise or without; `langevin` the corrector, `compose` samplers made of samplers; `law` the exact law of them all on
-Gaussian data.
+made of, `multistep` and `singlestep` those solvers, with noise or without; `langevin` the corrector; `compose` samplers made
+of samplers; `law` the exact law of them all on Gaussian data; `conformance` what any step owes, also one of your own.
 """
 
 from diffeq_gen.samplers.compose import churned, corrected, raised, started
+from diffeq_gen.samplers.conformance import conform, stateless
 from diffeq_gen.samplers.edm import edm
 from diffeq_gen.samplers.first_order import churn, ddim, ddpm, exponential, first_order_step
 from diffeq_gen.samplers.langevin import langevin
@@ -22,6 +23,7 @@ from diffeq_gen.samplers.singlestep import singlestep
 __all__ = [
     "churn",
     "churned",
+    "conform",
     "corrected",
     "ddim",
     "ddpm",
@@ -40,6 +42,7 @@ __all__ = [
     "sample",
     "singlestep",
     "started",
+    "stateless",
     "trajectory",
     "unipc",
 ]

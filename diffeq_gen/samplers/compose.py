@@ -39,7 +39,7 @@ def started(sampler: Sampler, starter: Sampler, *, steps: int) -> Sampler:
         moved, other = jax.lax.cond(taken < steps, begin, lambda: (moved, other))
         return moved, (taken + 1, own, other)
 
-    return Sampler(init, step, noises=max(sampler.noises, starter.noises))
+    return Sampler(init, step, max(sampler.noises, starter.noises), max(sampler.fewest, starter.fewest))
 
 
 def churned(sampler: Sampler, schedule: Schedule, *, undone: float = 0.5) -> Sampler:
@@ -61,7 +61,7 @@ def churned(sampler: Sampler, schedule: Schedule, *, undone: float = 0.5) -> Sam
         moved, memory = sampler.step(noise[1:], memory, z, t, r)
         return renoise(moved, noise[0], q, at(schedule, r)), memory
 
-    return Sampler(sampler.init, step, noises=1 + sampler.noises)
+    return Sampler(sampler.init, step, 1 + sampler.noises, sampler.fewest)
 
 
 def raised(sampler: Sampler, schedule: Schedule, *, gamma: float = 0.1) -> Sampler:
@@ -82,7 +82,7 @@ def raised(sampler: Sampler, schedule: Schedule, *, gamma: float = 0.1) -> Sampl
         lifted = renoise(z, noise[0], at(schedule, t_hat), at(schedule, t))
         return sampler.step(noise[1:], memory, jnp.where(within, lifted, z), t_hat, s)
 
-    return Sampler(sampler.init, step, noises=1 + sampler.noises)
+    return Sampler(sampler.init, step, 1 + sampler.noises, sampler.fewest)
 
 
 def corrected(predictor: Sampler, corrector: Sampler, *, steps: int = 1) -> Sampler:
@@ -104,4 +104,4 @@ def corrected(predictor: Sampler, corrector: Sampler, *, steps: int = 1) -> Samp
         (z, other), _ = jax.lax.scan(lambda at, row: (corrector.step(row, at[1], at[0], t, s), None), (z, other), rows)
         return z, (own, other)
 
-    return Sampler(init, step, noises=first + steps * each)
+    return Sampler(init, step, first + steps * each, predictor.fewest)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from diffeq_gen.samplers.loop import taken
 from diffeq_gen.types import Sampler, dot
 
 __all__ = ["law"]
@@ -20,6 +21,7 @@ def law(sampler: Sampler, mean: jax.Array, cov: jax.Array, times: jax.Array) -> 
 
     Exact where each step is affine in (z, memory, noise): any linear sampler whose denoiser is that of Gaussian data.  For
     other steps it is their linearisation about the mean.
+    Raises: ValueError where a step changes the shape or dtype of z or of its memory.
     Theorems: law-of-an-affine-sampler, first-order-law-orders, flipped-ddim-matches-diffusion, ula-bias, final-step-bias.
     """
     size = mean.shape[0]
@@ -32,7 +34,7 @@ def law(sampler: Sampler, mean: jax.Array, cov: jax.Array, times: jax.Array) -> 
 
         def move(state: jax.Array, noise: jax.Array) -> jax.Array:
             z, memory = unravel(state)
-            z, memory = sampler.step(noise.reshape(sampler.noises, size), memory, z, t, s)
+            z, memory = taken(noise.reshape(sampler.noises, size), sampler, memory, z, t, s)
             return ravel_pytree((z, memory))[0]
 
         by_state, by_noise = jax.jacfwd(move, argnums=(0, 1))(m, still)

@@ -152,7 +152,7 @@ def _solver(
         again = past.plain + form.scale(p) * change(form, values, [h, *nodes], h, two_point=two_point)
         return jnp.where(jnp.isfinite(h), again, z)
 
-    return Sampler(init, step, noises)
+    return Sampler(init, step, noises, order)
 
 
 def _apart(form: Rule, alpha: jax.Array, sigma: jax.Array, p: Point) -> jax.Array:

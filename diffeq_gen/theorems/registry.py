@@ -222,8 +222,10 @@ class Theorem:
         if simplest is not None:
             finding = self._search(self.claim, self.order, free, 1, 0, dtype, fixed, given=simplest)
         case = {name: finding.case[name] for name in self.domains}
+        what = f"its errors miss a slope of {self.order:g} by" if self.kind == "order" else "residual"
+        exceeds = "more than" if self.kind == "order" else "exceeds its bound"
         reason = "\n  ".join([
-            f"{self.name}: residual {finding.residual:.3g} exceeds its bound {finding.bound:.3g} in {dtype}",
+            f"{self.name}: {what} {finding.residual:.3g} {exceeds} {finding.bound:.3g} in {dtype}",
             self.statement,
             f"at {describe(case)}",
             "paste:",

@@ -2,6 +2,7 @@
 
 verdicts = run(select(names), cases=1000)
 mine = load("mypackage:cosine");     verdicts = run(select(schedule=mine), schedule=mine)
+mine = load("mypackage:solver");     verdicts = run(select(sampler=mine), sampler=mine)
 """
 
 import difflib
@@ -17,13 +18,19 @@ from typing import Any
 
 import jax
 
+from diffeq_gen.samplers.conformance import Method, checked_method
 from diffeq_gen.schedules import checked
 from diffeq_gen.theorems.registry import Theorem, Verdict, about, all_theorems, get
 from diffeq_gen.types import Schedule
 
 __all__ = ["ASSUMPTIONS", "load", "run", "select"]
 
-ASSUMPTIONS = ("variance-preserving",)
+ASSUMPTIONS = {
+    "schedule": ("variance-preserving",),
+    "sampler": ("exact-for-a-point", "scale-invariant", "order-2", "order-3"),
+}
+"""Of what a user may bring -> what may be declared of it."""
+
 INHERITED = (
     "jax_platforms", "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs",
     "jax_persistent_cache_min_entry_size_bytes", "jax_numpy_rank_promotion", "jax_numpy_dtype_promotion",
@@ -55,42 +62,51 @@ def load(spec: str) -> Any:
 
 
 def select(
-    names: Sequence[str] = (), *, schedule: Schedule | None = None, assuming: Sequence[str] = ()
-) -> list[Theorem]:
-    """The named theorems, or all; with a schedule, those of them that any schedule with these assumptions must satisfy.
+    names: Sequence[str] = (), *, schedule: Schedule | None = None, sampler: Method | None = None,
+    assuming: Sequence[str] = (),
+) -> list[Theorem]:  # fmt: skip
+    """The named theorems, or all; with a schedule, those of them that any schedule with these assumptions must satisfy; with a
+    method that makes samplers, those that any sampler must, on the schedule alone if one is given too.
 
     Raises: KeyError for an unknown name; ValueError for an unknown assumption, or an object that is no schedule, or a
-    named theorem that says nothing about schedules.
+    named theorem that says nothing about such objects; TypeError for an object that makes no sampler.
     """
+    target = "sampler" if sampler is not None else "schedule" if schedule is not None else None
+    known = [name for kind, listed in ASSUMPTIONS.items() if target in (None, kind) for name in listed]
     for name in assuming:
-        if name not in ASSUMPTIONS:
-            raise ValueError(f"assuming must be one of {', '.join(ASSUMPTIONS)}, got {name!r}")
+        if name not in known:
+            raise ValueError(f"assuming must be one of {', '.join(known)}, got {name!r}")
     chosen = [get(name) for name in names] if names else list(all_theorems().values())
-    if schedule is None:
+    if target is None:
         return chosen
-    checked(schedule)
-    laws = about("schedule", assuming=tuple(assuming))
+    if schedule is not None:
+        checked(schedule)
+    if sampler is not None:
+        checked_method(sampler, schedule=schedule)
+    laws = about(target, assuming=tuple(assuming))
     for entry in chosen if names else ():
         if entry not in laws:
-            needs = f"assumes {', '.join(entry.assumes)}" if entry.targets else "is not about any schedule"
+            concerns = target in entry.targets
+            needs = f"assumes {', '.join(sorted(entry.assumes))}" if concerns else f"is not about any {target}"
             raise ValueError(f"{entry.name} {needs}")
     return [entry for entry in chosen if entry in laws]
 
 
 def run(
     theorems: Iterable[Theorem], *, cases: int | None = None, seed: int = 0, workers: int = 2,
-    schedule: Schedule | None = None, quick: bool = False, processes: bool = False,
+    schedule: Schedule | None = None, sampler: Method | None = None, quick: bool = False, processes: bool = False,
 ) -> Iterator[Verdict]:  # fmt: skip
     """Checks the theorems on a few workers and yields each verdict as soon as it is there.
 
     A claim that raises is refuted, with the exception as the reason: nothing is skipped.  `quick` as in `Theorem.check`.
     The workers are threads; with `processes`, and more theorems than workers, they are processes, since half of a proof is
-    Python, which threads run one at a time.  Accelerators and a schedule of one's own stay with the process that has them.
+    Python, which threads run one at a time.  Accelerators and objects of one's own stay with the process that has them.
     Raises: ChildProcessError where a worker process was killed.
     """
-    theorems, fixed = list(theorems), {} if schedule is None else {"schedule": schedule}
+    theorems, given = list(theorems), {"schedule": schedule, "sampler": sampler}
+    fixed = {name: value for name, value in given.items() if value is not None}
     judge = functools.partial(_judge, cases=cases, seed=seed, quick=quick, **fixed)
-    apart = processes and len(theorems) > workers and schedule is None and jax.default_backend() == "cpu"
+    apart = processes and len(theorems) > workers and not fixed and jax.default_backend() == "cpu"
     pool = _processes(workers) if apart else ThreadPoolExecutor(workers)
     try:
         for future in as_completed([pool.submit(judge, entry) for entry in theorems]):

@@ -127,3 +127,58 @@ def test_bad_times_are_named(times, message):
 def test_bad_options_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def keeping(step, init=lambda z: (), **options):
+    return Sampler(init, lambda noise, memory, z, t, s: step(memory, z, t), **options)
+
+
+@pytest.mark.parametrize("run", [samplers.sample, samplers.trajectory, None])
+@pytest.mark.parametrize(
+    ("sampler", "error", "message"),
+    [
+        (
+            keeping(lambda memory, z, t: (z[0], memory)),
+            ValueError,
+            r"keep the shape of z, got \(3,\) from \(2, 3\)|got \(\)",
+        ),
+        (
+            keeping(lambda memory, z, t: (z.astype("float16"), memory)),
+            ValueError,
+            "the dtype of z, got float16 from float",
+        ),
+        (keeping(lambda memory, z, t: (z, (*memory, t))), ValueError, "the structure of its memory, got PyTreeDef"),
+        (keeping(lambda memory, z, t: (z, z[None]), lambda z: z), ValueError, "the shapes of its memory"),
+        (keeping(lambda memory, z, t: (z, z > 0), lambda z: z), ValueError, "the dtypes of its memory, got bool from"),
+        (keeping(lambda memory, z, t: z), TypeError, r"a step must return \(z, memory\), got"),
+    ],
+)
+def test_a_step_that_changes_what_is_carried_is_named(run, sampler, error, message):
+    times = clocks.uniform(3)
+    with pytest.raises(error, match=message):
+        if run is None:
+            samplers.law(sampler, jnp.ones(2), jnp.eye(2), times)
+        else:
+            run(KEY, sampler, jnp.ones((2, 3)), times)
+
+
+def test_a_number_in_memory_may_become_an_array():
+    sampler = keeping(lambda memory, z, t: (z, memory + z[0]), lambda z: 0.0)
+    assert samplers.sample(KEY, sampler, jnp.ones(2), clocks.uniform(3)).tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        samplers.multistep(denoise, Flow(), order=4),
+        samplers.lms(denoise, Flow()),
+        samplers.unipc(denoise, Flow(), order=4),
+        samplers.started(samplers.multistep(denoise, Flow(), order=4), EVERY["ddim"](Flow()), steps=1),
+        samplers.started(EVERY["ddim"](Flow()), samplers.multistep(denoise, Flow(), order=4), steps=1),
+    ],
+)
+def test_fewer_steps_than_an_order_needs_are_named(sampler):
+    for run in (samplers.sample, samplers.trajectory):
+        with pytest.raises(ValueError, match="the sampler's order needs more steps, got steps=3, fewest=4"):
+            run(KEY, sampler, jnp.ones(2), clocks.uniform(3))
+    assert samplers.sample(KEY, sampler, jnp.ones(2), clocks.uniform(4)).shape == (2,)
