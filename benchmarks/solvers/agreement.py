@@ -1,0 +1,324 @@
+"""Our solvers against those that people run today, to the last digit: one mixture, the same grids, the same exact denoiser.
+
+    python -m benchmarks.solvers.agreement --peers PEERS_PYTHON [--steps 20]
+
+PEERS_PYTHON is the Python of an environment with `benchmarks/solvers/requirements.txt`; the peers run there, in a process of
+their own (`peers.py`).  A line is a peer and ours, and the largest difference of z/alpha at the end over the largest entry, over four
+grids (Karras et al.'s, even in log-SNR, even in sigma/alpha, and uneven by chance) or those it names; "zero" is the first with
+sigma = 0 at its end.  "plain" is the library as it is, "double" the same made to compute in float64; "mended" reads one place
+of its source otherwise.  Words in brackets are ours built here from parts, or with one place read otherwise.  Every difference
+above 1e-12 must have its explanation here: the exit status is 1 where one has none.
+"""
+
+import argparse
+import importlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffeq_gen import exact, samplers
+from diffeq_gen.clocks import time_at
+from diffeq_gen.samplers import first_order_step
+from diffeq_gen.samplers.interpolation import RULES, change
+from diffeq_gen.schedules import at
+from diffeq_gen.types import Denoiser, Memory, Point, Sample, Sampler, Schedule, Time, pytree
+
+BOUND, TOP = 1e-12, 80.0
+
+multistep_page = importlib.import_module("diffeq_gen.samplers.multistep")  # the function has the module's name
+
+Run = Callable[[Sample, jax.Array], Sample]
+
+
+@pytree
+class Ratio:
+    """sigma/alpha = 80 t, alpha^2 + sigma^2 = 1: a grid of ratios is a grid of times."""
+
+    def __call__(self, t: Time) -> tuple[jax.Array, jax.Array]:
+        ratio = TOP * jnp.asarray(t)
+        alpha = 1 / jnp.hypot(1.0, ratio)
+        return alpha, ratio * alpha
+
+    def time_at(self, log_snr: jax.Array) -> jax.Array:
+        """The time at which sigma/alpha = e^{-log_snr/2}."""
+        return jnp.exp(-log_snr / 2) / TOP
+
+
+class Row(NamedTuple):
+    """A peer, ours in words, what runs ours, the grids on which they should agree, and the mode that must agree with it."""
+
+    peer: str
+    words: str
+    build: Callable[[Denoiser, Schedule], Sampler | Run]
+    grids: str = "karras log even uneven"
+    mode: str = "double"
+    why: str = ""
+
+
+def last_stage_alone(denoise: Denoiser, schedule: Schedule, *, rule: str, two_point: str = "exact") -> Sampler:
+    """DPM-Solver-3 as its Algorithm 2 has it: of the three values, the step uses the first and the last.  Lu et al. 2022.
+
+    `two_point` is how its second stage weights a difference.
+    """
+    form = RULES[rule]
+
+    def step(noise: Sample, memory: Memory, z: Sample, t: Time, s: Time) -> tuple[Sample, Memory]:
+        p, q = at(schedule, t), at(schedule, s)
+        h, x0 = form.apart(p.alpha, p.sigma, q.alpha, q.sigma), denoise(z, t)
+        first = form.value(x0, z, p)
+
+        def moved(there: Point, span: jax.Array, values: list[Sample], nodes: list[jax.Array], weights: str) -> Sample:
+            part = change(form, values, nodes, span, two_point=weights)
+            return first_order_step(x0, z, z, p, there) + form.scale(there) * part
+
+        values, nodes = [first], []
+        for share in (1 / 3, 2 / 3):
+            r = time_at(schedule, p.log_snr + 2 * share * h)
+            stage = moved(at(schedule, r), share * h, values, nodes, two_point)
+            values, nodes = [first, form.value(denoise(stage, r), stage, at(schedule, r))], [share * h]
+        return moved(q, h, values, nodes, "exact"), memory
+
+    return Sampler(lambda z: (), step)
+
+
+def ours(name: str, **options: object) -> tuple[str, Callable[[Denoiser, Schedule], Sampler]]:
+    """A sampler of the package, and its call in words."""
+    words = ", ".join(f"{key}={value!r}" for key, value in options.items())
+    return f"{name}({words})", lambda denoise, schedule: getattr(samplers, name)(denoise, schedule, **options)
+
+
+def alone(rule: str, two_point: str = "exact") -> tuple[str, Callable[[Denoiser, Schedule], Sampler]]:
+    """Built here from the package's parts, for the package has no such solver."""
+    build = lambda denoise, schedule: last_stage_alone(denoise, schedule, rule=rule, two_point=two_point)  # noqa: E731
+    return f"[last stage alone, {rule}, {two_point}]", build
+
+
+def held(order: int, two_point: str) -> list[tuple[str, Callable[[Denoiser, Schedule], Sampler]]]:
+    """`multistep` of rule "noise" with a corrector, read so that it holds eps_hat, not x0_hat, when it corrects z; if it does not."""
+    page, line = (
+        Path(multistep_page.__file__).read_text(encoding="utf-8"),
+        "            z = _corrected(past, value, z, p)\n",
+    )
+    if line not in page:
+        return []
+    names: dict[str, Any] = {"__name__": "held"}
+    exec(page.replace(line, f"{line}            x0 = (z - p.sigma * value) / p.alpha\n"), names)
+    options = {"order": order, "rule": "noise", "corrector": True, "two_point": two_point}
+    build = lambda denoise, schedule: names["multistep"](denoise, schedule, **options)  # noqa: E731
+    return [(f"[eps_hat held] multistep(order={order}, ..., two_point={two_point!r})", build)]
+
+
+def rows() -> list[Row]:
+    """Every comparison."""
+    found = []
+    third = "their second difference is half of the second derivative"
+    single = "theirs uses two of the three values"
+    holds = "theirs holds eps_hat while z is corrected, ours x0_hat"
+    for algorithm, rule, short in (("dpmsolver++", "data", "x0"), ("dpmsolver", "noise", "eps")):
+        name = f"diffusers DPMSolverMultistepScheduler {algorithm}"
+        found.append(Row(f"{name} midpoint 1", *ours("ddim")))
+        for solver, theirs, point in (("midpoint", "dpm_solver", "midpoint"), ("heun", "taylor", "exact")):
+            two = ours("multistep", order=2, rule=rule, two_point=point)
+            three = ours("multistep", order=3, rule=rule, two_point=point)
+            for peer in (f"{name} {solver}", f"official DPM_Solver {short} multistep {theirs}"):
+                found += [
+                    Row(f"{peer} 2", *two),
+                    Row(f"{peer} 3", *three, why=third),
+                    Row(f"{peer} 3", *three, mode="mended"),
+                ]
+            one = f"diffusers DPMSolverSinglestepScheduler {algorithm} {solver}"
+            for peer in (one, f"official DPM_Solver {short} singlestep_fixed {theirs}"):
+                found.append(Row(f"{peer} 2", *ours("singlestep", order=2, rule=rule, two_point=point)))
+                if solver == "heun":
+                    found.append(Row(f"{peer} 3", *ours("singlestep", order=3, rule=rule)))
+                else:
+                    found.append(Row(f"{peer} 3", *ours("singlestep", order=3, rule=rule), why=single))
+                    found.append(Row(f"{peer} 3", *alone(rule, "midpoint" if "diffusers" in peer else "exact")))
+    for variant, point in (("bh1", "trapezoid"), ("bh2", "midpoint")):
+        for order in (1, 2, 3):
+            here = ours("unipc", order=order, variant=variant)
+            noise = ours("multistep", order=order, rule="noise", corrector=True, two_point=point)
+            found.append(Row(f"diffusers UniPC {variant} x0 {order}", *here))
+            found.append(Row(f"diffusers UniPC {variant} eps {order}", *noise, why=holds))
+            found += [Row(f"diffusers UniPC {variant} eps {order}", *one) for one in held(order, point)]
+            found.append(Row(f"official UniPC {variant} x0 {order}", *here))
+    varying = "their corrector gives the value at the end to one derivative"
+    powers = "rounding: powers of log(alpha/sigma) itself, which cancel"
+    digits = "rounding: differences of antiderivatives"
+    for order in (1, 2, 3):
+        exactly = ours("multistep", order=order, corrector=True)
+        if order > 1:
+            found.append(Row(f"official UniPC vary_coeff x0 {order}", *exactly, why=varying))
+        found.append(Row(f"official UniPC vary_coeff x0 {order}", *exactly, mode="mended" if order > 1 else "double"))
+        found.append(
+            Row(f"diffusers SASolver data_prediction {order}", *ours("unipc", order=order, variant="bh1"), why=powers)
+        )
+        noise = ours("multistep", order=order, rule="noise", corrector=True)
+        found.append(Row(f"diffusers SASolver noise_prediction {order}", *noise, why=holds))
+        sa = f"diffusers SASolver noise_prediction {order}"
+        found += [Row(sa, *one, why=powers) for one in held(order, "exact")]
+        deis = ours("multistep", order=order, rule="noise")
+        found.append(Row(f"diffusers DEIS logrho {order}", *deis, why=digits if order == 3 else ""))
+        edm = ours("multistep", order=order, two_point="midpoint")
+        found.append(Row(f"diffusers EDMDPMSolver midpoint {order}", *edm, why=third if order == 3 else ""))
+    found.append(Row("diffusers EDMDPMSolver midpoint 3", *edm, mode="mended"))
+    found += [Row(peer, *ours("ddim")) for peer in ("diffusers DDIM", "diffusers Euler", "k-diffusion euler")]
+    found += [Row(peer, *ours("edm")) for peer in ("diffusers Heun", "k-diffusion heun")]
+    dpm2 = ours("singlestep", order=2, rule="noise", two_point="midpoint")
+    found += [Row(peer, *dpm2) for peer in ("diffusers KDPM2", "k-diffusion dpm_2")]
+    found += [Row(peer, *ours("lms", order=4)) for peer in ("diffusers LMS", "k-diffusion lms")]
+    steps = "their weights are those of equal steps in sigma/alpha"
+    pndm = "started(lms(order=4), edm(), steps=1)", _pndm
+    for peer, ended in (("diffusers PNDM", pndm), ("diffusers IPNDM", ours("lms", order=4))):
+        found += [Row(peer, *ended, grids="even"), Row(peer, *ended, grids="karras log uneven", why=steps)]
+    two = ours("multistep", order=2, two_point="midpoint")
+    found += [Row(f"k-diffusion {name}", *two) for name in ("dpmpp_2m", "dpmpp_2m_sde midpoint")]
+    found.append(Row("k-diffusion dpmpp_2m_sde heun", *ours("multistep", order=2)))
+    three = ours("multistep", order=3)
+    found += [
+        Row("k-diffusion dpmpp_3m_sde", *three, why=third),
+        Row("k-diffusion dpmpp_3m_sde", *three, mode="mended"),
+    ]
+    two = ours("singlestep", order=2, two_point="midpoint")
+    found += [Row(f"k-diffusion {name}", *two) for name in ("dpmpp_2s", "dpmpp_sde")]
+    for peer, name, options in (
+        ("diffusers DPMSolverMultistepScheduler dpmsolver++ midpoint 2 to zero", "multistep", {"two_point": "midpoint"}),
+        ("diffusers EDMDPMSolver midpoint 2 to zero", "multistep", {"two_point": "midpoint"}),
+        ("diffusers UniPC bh2 x0 2 to zero", "unipc", {}),
+        ("diffusers DDIM", "ddim", {}), ("diffusers Euler", "ddim", {}), ("k-diffusion euler", "ddim", {}),
+        ("diffusers Heun", "edm", {}), ("k-diffusion heun", "edm", {}),
+        ("diffusers KDPM2", "singlestep", {"rule": "noise", "two_point": "midpoint"}),
+        ("k-diffusion dpm_2", "singlestep", {"rule": "noise", "two_point": "midpoint"}),
+        ("diffusers LMS", "lms", {}), ("k-diffusion lms", "lms", {}),
+        ("k-diffusion dpmpp_2m", "multistep", {"two_point": "midpoint"}),
+        ("k-diffusion dpmpp_2m_sde heun", "multistep", {}),
+        ("k-diffusion dpmpp_2s", "singlestep", {"two_point": "midpoint"}),
+        ("k-diffusion dpmpp_sde", "singlestep", {"two_point": "midpoint"}),
+    ):  # fmt: skip
+        found.append(Row(peer, *ours(name, **options), grids="zero"))
+    for rest in (1, 2):
+        found.append(Row(f"k-diffusion dpm_fast, last step {rest}", "singlestep(order=3, rule='noise') ...",
+                         _fast(ours("singlestep", order=3, rule="noise")[1], rest), grids="log", why=single))  # fmt: skip
+        found.append(Row(f"k-diffusion dpm_fast, last step {rest}", "[last stage alone, noise] ...",
+                         _fast(alone("noise")[1], rest), grids="log"))  # fmt: skip
+    return found
+
+
+def _pndm(denoise: Denoiser, schedule: Schedule) -> Sampler:
+    return samplers.started(samplers.lms(denoise, schedule, order=4), samplers.edm(denoise, schedule), steps=1)
+
+
+def _fast(build: Callable[[Denoiser, Schedule], Sampler], rest: int) -> Callable[[Denoiser, Schedule], Run]:
+    """Steps of order three, and a last one of order `rest`."""
+
+    def made(denoise: Denoiser, schedule: Schedule) -> Run:
+        third, key = build(denoise, schedule), jax.random.key(0)
+        if rest == 1:
+            last = samplers.ddim(denoise, schedule)
+        else:
+            last = samplers.singlestep(denoise, schedule, order=2, rule="noise", two_point="midpoint")
+        return lambda z, times: samplers.sample(key, last, samplers.sample(key, third, z, times[:-1]), times[-2:])
+
+    return made
+
+
+def problem(steps: int) -> dict[str, np.ndarray]:
+    """Three anisotropic Gaussians in three dimensions, six starts, four grids."""
+    rng = np.random.default_rng(0)
+    roots = 0.4 * rng.normal(size=(3, 3, 3))
+    uneven = np.cumsum(np.append(0, rng.uniform(0.2, 1.8, steps)))
+    karras = np.linspace(TOP ** (1 / 7), 0.002 ** (1 / 7), steps + 1) ** 7
+    return {
+        "weights": np.array([0.2, 0.3, 0.5]),
+        "means": 1.5 * rng.normal(size=(3, 3)),
+        "covs": roots @ np.swapaxes(roots, 1, 2) + 0.05 * np.eye(3),
+        "unit": rng.normal(size=(6, 3)),
+        "grid:karras": karras,
+        "grid:zero": np.append(karras[:-1], 0.0),
+        "grid:log": np.geomspace(TOP, 0.002, steps + 1),
+        "grid:even": np.linspace(10.0, 0.1, steps + 1),
+        "grid:uneven": 20 * np.exp(-uneven * np.log(20 / 0.01) / uneven[-1]),
+    }
+
+
+class Ours:
+    """Our end of every grid, for whatever is built; what was built before is not compiled again."""
+
+    def __init__(self, given: dict[str, np.ndarray]) -> None:
+        world = exact.Mixture(*(jnp.asarray(given[name]) for name in ("weights", "means", "covs")))
+        one = exact.denoiser(world, Ratio())
+        self.given, self.kept, self.denoise = given, {}, lambda z, t: jax.vmap(one, (0, None))(z, t)
+
+    def __call__(self, row: Row, grid: str) -> np.ndarray:
+        """z/alpha at the end."""
+        key, name = jax.random.key(0), row.words + row.peer * ("dpm_fast" in row.peer)
+        if name not in self.kept:
+            self.kept[name] = row.build(self.denoise, Ratio())
+        sigmas, built = self.given[f"grid:{grid}"], self.kept[name]
+        times = jnp.asarray(sigmas / TOP)
+        first, last = (Ratio()(t)[0] for t in (times[0], times[-1]))
+        z = jnp.asarray(self.given["unit"] * sigmas[0]) * first
+        return np.asarray(
+            (samplers.sample(key, built, z, times) if isinstance(built, Sampler) else built(z, times)) / last
+        )
+
+
+def compare(
+    given: dict[str, np.ndarray], peers: str
+) -> tuple[list[tuple[Row, float, float]], list[str], dict[str, str]]:
+    """Every row with its two differences, the versions of the peers, and what they raised."""
+    script = Path(__file__).with_name("peers.py")
+    with tempfile.TemporaryDirectory() as folder:
+        files = [str(Path(folder) / name) for name in ("problem.npz", "result.npz")]
+        np.savez(files[0], **given)
+        subprocess.run([peers, str(script), *files], check=True)
+        with np.load(files[1]) as stored:
+            theirs = {name: stored[name] for name in stored.files}
+    said = {"|".join(parts[:3]): parts[3] for parts in (note.split("|", 3) for note in theirs["notes"])}
+    run, lines = Ours(given), []
+    for row in rows():
+        both = []
+        for mode in ("plain", row.mode):
+            apart = []
+            for grid in row.grids.split():
+                theirs_there = theirs.get(f"{row.peer}|{mode}|{grid}")
+                if theirs_there is not None:
+                    apart.append(np.max(np.abs(run(row, grid) - theirs_there)) / np.max(np.abs(theirs_there)))
+            both.append(float(np.max(apart)) if apart else float("nan"))
+        lines.append((row, *both))
+    return lines, [str(version) for version in theirs["versions"]], said
+
+
+def main() -> None:
+    """The table, what explains its lines, and how many have no explanation."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--peers", default=sys.executable, help="the Python of the environment that holds the peers")
+    parser.add_argument("--steps", type=int, default=20)
+    options = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)
+    lines, versions, said = compare(problem(options.steps), options.peers)
+    print(f"{', '.join(versions)}; {options.steps} steps; differences relative to the largest entry of the end")
+    print(f"  {'peer':58} {'ours':66} {'plain':>8} {'double':>8}")
+    unexplained = 0
+    for row, plain, double in lines:
+        mode = "" if row.mode == "double" else ", mended"
+        agreed = double <= BOUND
+        unexplained += not agreed and not row.why
+        first = f"{row.peer}|{row.mode}|{row.grids.split()[0]}"
+        why = "" if agreed else row.why or said.get(first, "UNEXPLAINED")
+        grids = "" if len(row.grids.split()) == 4 else f" ({row.grids})"
+        print(f"  {row.peer + mode + grids:58} {row.words:66} {plain:8.1e} {double:8.1e}  {why}")
+    agreed = sum(double <= BOUND for _, _, double in lines)
+    print(f"  {agreed} of {len(lines)} agree to {BOUND:.0e}; {unexplained} differ without an explanation")
+    sys.exit(unexplained > 0)
+
+
+if __name__ == "__main__":
+    main()
