@@ -15,6 +15,7 @@ from diffeq_gen.samplers.law import law
 from diffeq_gen.samplers.loop import sample, trajectory
 from diffeq_gen.samplers.multistep import lms, multistep, unipc
 from diffeq_gen.samplers.ode import euler, heun
+from diffeq_gen.samplers.runge_kutta import runge_kutta
 from diffeq_gen.samplers.sde import euler_maruyama
 from diffeq_gen.samplers.singlestep import singlestep
 
@@ -31,6 +32,7 @@ __all__ = [
     "law",
     "lms",
     "multistep",
+    "runge_kutta",
     "sample",
     "singlestep",
     "started",
