@@ -8,9 +8,11 @@ made of, `multistep` and `singlestep` those solvers, `compose` samplers made of 
 Gaussian data.
 """
 
-from diffeq_gen.samplers.compose import started
+from diffeq_gen.samplers.clipping import clipped, thresholded
+from diffeq_gen.samplers.compose import denoised, started
+from diffeq_gen.samplers.deis import deis, ipndm, pndm, pseudo_runge_kutta
 from diffeq_gen.samplers.edm import edm
-from diffeq_gen.samplers.first_order import churn, ddim, ddpm, exponential, first_order_step
+from diffeq_gen.samplers.first_order import churn, consistency, ddim, ddpm, exponential, first_order_step
 from diffeq_gen.samplers.law import law
 from diffeq_gen.samplers.loop import sample, trajectory
 from diffeq_gen.samplers.multistep import lms, multistep, unipc
@@ -21,21 +23,29 @@ from diffeq_gen.samplers.singlestep import singlestep
 
 __all__ = [
     "churn",
+    "clipped",
+    "consistency",
     "ddim",
     "ddpm",
+    "deis",
+    "denoised",
     "edm",
     "euler",
     "euler_maruyama",
     "exponential",
     "first_order_step",
     "heun",
+    "ipndm",
     "law",
     "lms",
     "multistep",
+    "pndm",
+    "pseudo_runge_kutta",
     "runge_kutta",
     "sample",
     "singlestep",
     "started",
+    "thresholded",
     "trajectory",
     "unipc",
 ]

@@ -1,14 +1,15 @@
 """Samplers made of samplers.
 
 started      the first steps by another method, while a multistep method gathers its past
+denoised     the last state by the prediction at it
 """
 
 import jax
 import jax.numpy as jnp
 
-from diffeq_gen.types import Memory, Sample, Sampler, Time, require
+from diffeq_gen.types import Denoiser, Memory, Sample, Sampler, Time, require
 
-__all__ = ["started"]
+__all__ = ["denoised", "started"]
 
 
 def started(sampler: Sampler, starter: Sampler, *, steps: int) -> Sampler:
@@ -32,3 +33,22 @@ def started(sampler: Sampler, starter: Sampler, *, steps: int) -> Sampler:
         return moved, (taken + 1, own, other)
 
     return Sampler(init, step, noises=max(sampler.noises, starter.noises))
+
+
+def denoised(sampler: Sampler, denoise: Denoiser, *, last: Time) -> Sampler:
+    """A step that ends at `last` or beyond ends in x0_hat(z_s, s) instead of z_s: EDM's, and DPM-Solver's denoise_to_zero.
+
+    `last` is the last time of the grid; one evaluation more, in that step alone where the run is not under `vmap`.  It is the
+    step of DDIM from there to pure data of scale one.  Of Gaussian data of variance v under alpha = 1 it turns an excess sigma^2 of
+    variance into a lack of v sigma^2/(v + sigma^2).
+    Raises: ValueError where last lies outside [0, 1].
+    Theorems: final-step-bias, denoised-is-one-step-more.
+    """
+    require(lambda last: 0 <= last <= 1, "last must lie in [0, 1]", last=last)
+
+    def step(noise: Sample, memory: Memory, z: Sample, t: Time, s: Time) -> tuple[Sample, Memory]:
+        moved, memory = sampler.step(noise, memory, z, t, s)
+        ended = s <= jnp.asarray(last, jnp.result_type(s))
+        return jax.lax.cond(ended, lambda: denoise(moved, s), lambda: moved), memory
+
+    return Sampler(sampler.init, step, sampler.noises)
