@@ -8,6 +8,7 @@ made of, `multistep` and `singlestep` those solvers, `compose` samplers made of 
 Gaussian data.
 """
 
+from diffeq_gen.samplers.adaptive import adaptive
 from diffeq_gen.samplers.clipping import clipped, thresholded
 from diffeq_gen.samplers.compose import denoised, started
 from diffeq_gen.samplers.deis import deis, ipndm, pndm, pseudo_runge_kutta
@@ -22,6 +23,7 @@ from diffeq_gen.samplers.sde import euler_maruyama
 from diffeq_gen.samplers.singlestep import singlestep
 
 __all__ = [
+    "adaptive",
     "churn",
     "clipped",
     "consistency",

@@ -5,6 +5,8 @@
 One step costs as many evaluations as its order, and needs no past: it starts multistep methods, and follows any noise.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -12,9 +14,9 @@ from diffeq_gen.clocks import time_at
 from diffeq_gen.samplers.first_order import first_order_step
 from diffeq_gen.samplers.interpolation import RULES, change
 from diffeq_gen.schedules import at
-from diffeq_gen.types import Denoiser, Memory, Point, Sample, Sampler, Schedule, Time, require
+from diffeq_gen.types import Denoiser, Point, Sample, Sampler, Schedule, Time, require
 
-__all__ = ["singlestep"]
+__all__ = ["embedded", "singlestep"]
 
 
 def singlestep(
@@ -36,27 +38,41 @@ def singlestep(
     shares = (r1,) if order == 2 else (r1, r2)
     require(lambda r1, last: (r1 > 0) & (last <= 1) & ((order == 2) | (r1 < last)), "stages must rise within (0, 1]",
             r1=r1, last=shares[-1])  # fmt: skip
+    states = embedded(denoise, schedule, shares, rule=rule, two_point=two_point, fewest=order)
+    return Sampler(lambda z: (), lambda noise, memory, z, t, s: (states(z, t, s)[-1], memory))
+
+
+def embedded(
+    denoise: Denoiser, schedule: Schedule, shares: tuple[float, ...], *, rule: str = "data", two_point: str = "exact",
+    fewest: int = 1,
+) -> Callable[[Sample, Time, Time], list[Sample]]:  # fmt: skip
+    """(z, t, s) -> [z_s by the first `fewest` values, ..., z_s by all of them]: states of rising order from the same stages.
+
+    One value is DDIM.  Their differences say how far the lower is off, for no evaluation more.
+    Theorems: embedded-steps-are-singlesteps.
+    """
     form = RULES[rule]
 
-    def step(noise: Sample, memory: Memory, z: Sample, t: Time, s: Time) -> tuple[Sample, Memory]:
+    def states(z: Sample, t: Time, s: Time) -> list[Sample]:
         p, q = at(schedule, t), at(schedule, s)
         h = form.apart(p.alpha, p.sigma, q.alpha, q.sigma)
         regular, x0 = jnp.isfinite(h), denoise(z, t)
         values, nodes = [form.value(x0, z, p)], []
 
-        def moved(there: Point, span: jax.Array) -> Sample:
+        def moved(there: Point, span: jax.Array, count: int) -> Sample:
             plain = first_order_step(x0, z, z, p, there)
-            return plain + form.scale(there) * change(form, values, nodes, span, two_point=two_point)
+            seen = change(form, values[:count], nodes[: count - 1], span, two_point=two_point)
+            return plain + form.scale(there) * seen
 
-        for share in shares:
+        for count, share in enumerate(shares, start=1):
             inside = time_at(schedule, jnp.where(regular, p.log_snr + 2 * share * h, 0))
             r = jnp.where(
                 regular, inside, (t + s) / 2
             )  # any time at which all is finite: what is seen there is not used
             there, span = at(schedule, r), jnp.where(regular, share * h, jnp.inf)
-            stage = moved(there, span)
+            stage = moved(there, span, count)
             values.append(form.value(denoise(stage, r), stage, there))
             nodes.append(span)
-        return moved(q, h), memory
+        return [moved(q, h, count) for count in range(fewest, len(values) + 1)]
 
-    return Sampler(lambda z: (), step)
+    return states

@@ -11,12 +11,13 @@ import jax.numpy as jnp
 
 from diffeq_gen import samplers
 from diffeq_gen.coordinates import NOISE
+from diffeq_gen.samplers.singlestep import embedded
 from diffeq_gen.schedules import Flow, at
 from diffeq_gen.theorems.domains import earlier, positive, probabilities, schedules, smooth_schedules, times, vectors
 from diffeq_gen.theorems.first_order import _ending, _move, _noise_in, _opening, _predict
 from diffeq_gen.theorems.registry import theorem
 from diffeq_gen.theorems.solver_algebra import TIMES, _quadrature
-from diffeq_gen.theorems.solver_families import _integral, _polynomial, _Sigma
+from diffeq_gen.theorems.solver_families import PARABOLAS, _integral, _polynomial, _Sigma
 
 __all__: list[str] = []
 
@@ -256,3 +257,27 @@ def prediction_of_the_step_before(schedule, z, t, s):
     """x0_hat of the time t at which the last step began: the data that DDIM steps towards."""
     sampler = samplers.ddim(_predict, schedule)
     return _move(samplers.denoised(sampler, _predict, last=s), z, z, t, s), _predict(z, t)
+
+
+@theorem(
+    source="Lu et al. 2022 (DPM-Solver), App. C", schedule=PARABOLAS, z=vectors(2), t=times, s=earlier("t"), cases=100
+)
+def embedded_steps_are_singlesteps(schedule, z, t, s):
+    """The two states of DPM-Solver-12 are DDIM's and DPM-Solver-2's, those of -23 are DPM-Solver-2's with its stage at one third and
+    DPM-Solver-3's, so that what the adaptive step takes for its error is the difference of two orders."""
+    twelve = embedded(_predict, schedule, (1 / 2,))(z, t, s)
+    twenty_three = embedded(_predict, schedule, (1 / 3, 2 / 3), rule="noise", fewest=2)(z, t, s)
+    made = (
+        samplers.ddim(_predict, schedule),
+        samplers.singlestep(_predict, schedule),
+        samplers.singlestep(_predict, schedule, rule="noise", r1=1 / 3),
+        samplers.singlestep(_predict, schedule, rule="noise", order=3),
+    )
+    return [*twelve, *twenty_three], [_move(one, z, z, t, s) for one in made]
+
+
+@embedded_steps_are_singlesteps.near_miss
+def stage_of_the_other_pair(schedule, z, t, s):
+    """The lower state of -23 taken for DPM-Solver-2 with its stage half way."""
+    low = embedded(_predict, schedule, (1 / 3, 2 / 3), fewest=2)(z, t, s)[0]
+    return low, _move(samplers.singlestep(_predict, schedule), z, z, t, s)
