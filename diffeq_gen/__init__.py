@@ -17,6 +17,7 @@ _CHAPTERS = (
     "types",
     "schedules",
     "clocks",
+    "coordinates",
     "paths",
     "predictions",
     "exact",

@@ -8,25 +8,34 @@ made of, `multistep` and `singlestep` those solvers, with noise or without; `lan
 of samplers; `law` the exact law of them all on Gaussian data; `conformance` what any step owes, also one of your own.
 """
 
-from diffeq_gen.samplers.compose import churned, corrected, raised, started
+from diffeq_gen.samplers.adaptive import adaptive
+from diffeq_gen.samplers.clipping import clipped, thresholded
+from diffeq_gen.samplers.compose import churned, corrected, denoised, raised, started
 from diffeq_gen.samplers.conformance import conform, stateless
+from diffeq_gen.samplers.deis import deis, ipndm, pndm, pseudo_runge_kutta
 from diffeq_gen.samplers.edm import edm
-from diffeq_gen.samplers.first_order import churn, ddim, ddpm, exponential, first_order_step
+from diffeq_gen.samplers.first_order import churn, consistency, ddim, ddpm, exponential, first_order_step
 from diffeq_gen.samplers.langevin import langevin
 from diffeq_gen.samplers.law import law
 from diffeq_gen.samplers.loop import sample, trajectory
 from diffeq_gen.samplers.multistep import er_sde, lms, multistep, unipc
 from diffeq_gen.samplers.ode import euler, heun
+from diffeq_gen.samplers.runge_kutta import runge_kutta
 from diffeq_gen.samplers.sde import euler_maruyama
 from diffeq_gen.samplers.singlestep import singlestep
 
 __all__ = [
+    "adaptive",
     "churn",
     "churned",
+    "clipped",
     "conform",
+    "consistency",
     "corrected",
     "ddim",
     "ddpm",
+    "deis",
+    "denoised",
     "edm",
     "er_sde",
     "euler",
@@ -34,15 +43,20 @@ __all__ = [
     "exponential",
     "first_order_step",
     "heun",
+    "ipndm",
     "langevin",
     "law",
     "lms",
     "multistep",
+    "pndm",
+    "pseudo_runge_kutta",
     "raised",
+    "runge_kutta",
     "sample",
     "singlestep",
     "started",
     "stateless",
+    "thresholded",
     "trajectory",
     "unipc",
 ]

@@ -4,6 +4,7 @@ started      the first steps by another method, while a multistep method gathers
 churned      each step goes further than it should, to log-SNR lambda_s + o, and noise takes it back to s
 raised       noise first, from t up to sigma_hat = (1 + gamma) sigma, and then the step from there
 corrected    after each step of the one, steps of the other at the time that was reached
+denoised     the last state by the prediction at it
 
 `churned` and `raised` are one chain, cut after the noise or before it.
 """
@@ -14,9 +15,9 @@ import jax.numpy as jnp
 from diffeq_gen.clocks import log_snr, time_at
 from diffeq_gen.paths import noisy_gap, renoise
 from diffeq_gen.schedules import at
-from diffeq_gen.types import Memory, Sample, Sampler, Schedule, Time, require
+from diffeq_gen.types import Denoiser, Memory, Sample, Sampler, Schedule, Time, require
 
-__all__ = ["churned", "corrected", "raised", "started"]
+__all__ = ["churned", "corrected", "denoised", "raised", "started"]
 
 
 def started(sampler: Sampler, starter: Sampler, *, steps: int) -> Sampler:
@@ -105,3 +106,22 @@ def corrected(predictor: Sampler, corrector: Sampler, *, steps: int = 1) -> Samp
         return z, (own, other)
 
     return Sampler(init, step, first + steps * each, predictor.fewest)
+
+
+def denoised(sampler: Sampler, denoise: Denoiser, *, last: Time) -> Sampler:
+    """A step that ends at `last` or beyond ends in x0_hat(z_s, s) instead of z_s: EDM's, and DPM-Solver's denoise_to_zero.
+
+    `last` is the last time of the grid; one evaluation more, in that step alone where the run is not under `vmap`.  It is the
+    step of DDIM from there to pure data of scale one.  Of Gaussian data of variance v under alpha = 1 it turns an excess sigma^2 of
+    variance into a lack of v sigma^2/(v + sigma^2).
+    Raises: ValueError where last lies outside [0, 1].
+    Theorems: final-step-bias, denoised-is-one-step-more.
+    """
+    require(lambda last: 0 <= last <= 1, "last must lie in [0, 1]", last=last)
+
+    def step(noise: Sample, memory: Memory, z: Sample, t: Time, s: Time) -> tuple[Sample, Memory]:
+        moved, memory = sampler.step(noise, memory, z, t, s)
+        ended = s <= jnp.asarray(last, jnp.result_type(s))
+        return jax.lax.cond(ended, lambda: denoise(moved, s), lambda: moved), memory
+
+    return Sampler(sampler.init, step, sampler.noises, sampler.fewest)

@@ -20,7 +20,7 @@ from diffeq_gen.paths import bridge, eta_overshoot, noisy_gap, transition
 from diffeq_gen.schedules import at
 from diffeq_gen.types import Denoiser, Memory, Point, Sample, Sampler, Schedule, Time, concrete, require
 
-__all__ = ["churn", "ddim", "ddpm", "exponential", "first_order_step"]
+__all__ = ["churn", "consistency", "ddim", "ddpm", "exponential", "first_order_step"]
 
 
 def first_order_step(
@@ -81,6 +81,21 @@ def churn(denoise: Denoiser, schedule: Schedule, *, undone: float = 0.5) -> Samp
     return _sampler(
         denoise, schedule, lambda p, q: _times(undone / (1 - undone), noisy_gap(p, q)), noisy=not _is_zero(undone)
     )
+
+
+def consistency(f: Denoiser, schedule: Schedule) -> Sampler:
+    """z_s = alpha_s f(z, t) + sigma_s eps: a guess at the data, and fresh noise on it.  Song et al. 2023, Alg. 1.
+
+    For an f that sends each point of a path to where the path ends.  It is `ddim` with the largest eta, the limit undone = 1 of
+    `churn`, and the naive sampler of Soft Diffusion; with a plain denoiser as f its law never tends to that of the data.
+    Theorems: consistency-sampler-is-eta-max, consistency-by-name.
+    """
+
+    def step(noise: Sample, memory: Memory, z: Sample, t: Time, s: Time) -> tuple[Sample, Memory]:
+        alpha, sigma = schedule(s)
+        return alpha * f(z, t) + sigma * noise[0], memory
+
+    return Sampler(lambda z: (), step, noises=1)
 
 
 def exponential(denoise: Denoiser, schedule: Schedule, *, eta: float = 1.0) -> Sampler:

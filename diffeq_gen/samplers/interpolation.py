@@ -28,7 +28,7 @@ import jax.numpy as jnp
 
 from diffeq_gen.types import Point, Sample, require
 
-__all__ = ["RULES", "Rule", "change", "churned_data", "constant_noise", "phis"]
+__all__ = ["RULES", "Rule", "change", "churned_data", "constant_noise", "integral", "phis"]
 
 SERIES_RADIUS = 2.0
 SERIES_TERMS = 24
@@ -134,25 +134,37 @@ def change(
     "trapezoid" 1/2 (bh1); they agree to the order that two points have.
     Theorems: variation-of-constants, sde-variation-of-constants, change-reads-nodes-in-any-order, unip2-is-2m, second-order-solvers.
     """
+    seen = jnp.isfinite(h)
+    h = jnp.where(seen, h, 1)
+    phi = phis(len(nodes) + 1, rule.rate * h)
+    moments = [math.factorial(k) * h ** (k + 1) * phi[k] for k in range(len(nodes) + 1)]
+    pair = {"exact": None, "midpoint": h**2 / 2 * phi[0], "trapezoid": h**2 / 2}[two_point]
+    return integral(values, [jnp.where(seen, node, jnp.inf) for node in nodes], moments, pair=pair)
+
+
+def integral(
+    values: Sequence[Sample], nodes: Sequence[jax.Array], moments: Sequence[jax.Array], *, pair: jax.Array | None = None
+) -> Sample:
+    """The same sum for any weight of the integral, given by its moments: `moments[k]` is that of y^k.
+
+    `pair`, where given, is what a single difference is weighted by when two values are all there is.
+    Theorems: change-reads-nodes-in-any-order, deis-by-its-integral.
+    """
     count = len(nodes)
-    known, seen = [], jnp.isfinite(h)
+    known, seen = [], True
     for node in nodes:
         seen = seen & jnp.isfinite(node)
         known.append(seen)
-    h = jnp.where(jnp.isfinite(h), h, 1)
     y = [
-        jnp.zeros_like(h),
+        jnp.zeros_like(moments[0]),
         *(jnp.where(seen, node, 2.0 + k) for k, (seen, node) in enumerate(zip(known, nodes, strict=True))),
     ]
-    phi = phis(count + 1, rule.rate * h)
-    moments = [math.factorial(k) * h ** (k + 1) * phi[k] for k in range(count + 1)]
     differences, basis, total = list(values), [1.0], jnp.zeros_like(values[0])
     for k in range(1, count + 1):
         differences = [(b - a) / (y[i + k] - y[i]) for i, (a, b) in enumerate(pairwise(differences))]
         basis = [low - y[k - 1] * high for low, high in zip([0.0, *basis], [*basis, 0.0], strict=True)]
         weight = sum(part * moment for part, moment in zip(basis, moments, strict=False))
-        if k == 1 and two_point != "exact":
-            half = h**2 / 2 * (phi[0] if two_point == "midpoint" else 1)
-            weight = half if count == 1 else jnp.where(known[1], weight, half)
+        if k == 1 and pair is not None:
+            weight = pair if count == 1 else jnp.where(known[1], weight, pair)
         total = total + jnp.where(known[k - 1], weight * differences[0], 0)
     return total

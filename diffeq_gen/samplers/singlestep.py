@@ -8,16 +8,18 @@ Of the reverse SDE, stages and end lie on one path: the noise of a stage walks o
 to denoise, and meets fresh noise there.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
 from diffeq_gen.clocks import time_at
 from diffeq_gen.samplers.first_order import first_order_step
-from diffeq_gen.samplers.interpolation import RULES, change, constant_noise
+from diffeq_gen.samplers.interpolation import RULES, Rule, change, constant_noise
 from diffeq_gen.schedules import at
-from diffeq_gen.types import Denoiser, Memory, Point, Sample, Sampler, Schedule, Time, concrete, require
+from diffeq_gen.types import Denoiser, Point, Sample, Sampler, Schedule, Time, concrete, require
 
-__all__ = ["singlestep"]
+__all__ = ["embedded", "singlestep"]
 
 
 def singlestep(
@@ -47,38 +49,58 @@ def singlestep(
     still = concrete(eta) and eta == 0
     form = RULES[rule] if still else constant_noise(eta)
     require(lambda rule: still or rule == "data", "eta > 0 needs rule 'data'", rule=rule)
+    states = _stages(denoise, schedule, shares, form, two_point, fewest=order, noisy=not still)
+    return Sampler(
+        lambda z: (), lambda noise, memory, z, t, s: (states(noise, z, t, s)[-1], memory), 0 if still else order
+    )
 
-    def step(noise: Sample, memory: Memory, z: Sample, t: Time, s: Time) -> tuple[Sample, Memory]:
+
+def embedded(
+    denoise: Denoiser, schedule: Schedule, shares: tuple[float, ...], *, rule: str = "data", two_point: str = "exact",
+    fewest: int = 1,
+) -> Callable[[Sample, Time, Time], list[Sample]]:  # fmt: skip
+    """(z, t, s) -> [z_s by the first `fewest` values, ..., z_s by all of them]: states of rising order from the same stages.
+
+    One value is DDIM.  Their differences say how far the lower is off, for no evaluation more.
+    Theorems: embedded-steps-are-singlesteps.
+    """
+    states = _stages(denoise, schedule, shares, RULES[rule], two_point, fewest, noisy=False)
+    return lambda z, t, s: states(z[None], z, t, s)
+
+
+def _stages(
+    denoise: Denoiser, schedule: Schedule, shares: tuple[float, ...], form: Rule, two_point: str, fewest: int, noisy: bool
+) -> Callable[[Sample, Sample, Time, Time], list[Sample]]:  # fmt: skip
+    """(noise, z, t, s) -> the states of `embedded`, each with the noise that its path has gathered at s."""
+
+    def states(noise: Sample, z: Sample, t: Time, s: Time) -> list[Sample]:
         p, q = at(schedule, t), at(schedule, s)
         h = form.apart(p.alpha, p.sigma, q.alpha, q.sigma)
         gap = RULES["data"].apart(p.alpha, p.sigma, q.alpha, q.sigma)
-        regular, x0 = jnp.isfinite(h), denoise(z, t)
-        values, nodes, none = [form.value(x0, z, p)], [], jnp.zeros_like(z)
-        walked, last = none, p
+        regular, x0, none = jnp.isfinite(h), denoise(z, t), jnp.zeros_like(z)
+        values, nodes, walked, last = [form.value(x0, z, p)], [], none, p
 
-        def moved(there: Point, span: jax.Array) -> Sample:
+        def moved(there: Point, span: jax.Array, count: int) -> Sample:
             plain = first_order_step(x0, z, none, p, there, _overshoot(p, there))
-            return plain + form.scale(there) * change(form, values, nodes, span, two_point=two_point)
+            seen = change(form, values[:count], nodes[: count - 1], span, two_point=two_point)
+            return plain + form.scale(there) * seen
 
         def walk(there: Point, i: int) -> Sample:
             """The noise of the path at `there`, from that at the point before and the i-th draw."""
-            if still:
-                return none
-            return first_order_step(none, walked, noise[i], last, there, _overshoot(last, there))
+            return first_order_step(none, walked, noise[i], last, there, _overshoot(last, there)) if noisy else none
 
         for i, share in enumerate(shares):
             inside = time_at(schedule, jnp.where(regular, p.log_snr + 2 * share * gap, 0))
-            r = jnp.where(
-                regular, inside, (t + s) / 2
-            )  # any time at which all is finite: what is seen there is not used
+            r = jnp.where(regular, inside, (t + s) / 2)  # at which all is finite: what is seen there is not used
             there, span = at(schedule, r), jnp.where(regular, share * h, jnp.inf)
             walked, last = walk(there, i), there
-            stage = moved(there, span) + walked
+            stage = moved(there, span, i + 1) + walked
             values.append(form.value(denoise(stage, r), stage, there))
             nodes.append(span)
-        return moved(q, h) + walk(q, order - 1), memory
+        end = walk(q, len(shares))
+        return [moved(q, h, count) + end for count in range(fewest, len(values) + 1)]
 
     def _overshoot(p: Point, q: Point) -> jax.Array:
         return form.overshoot(p.alpha, p.sigma, q.alpha, q.sigma)
 
-    return Sampler(lambda z: (), step, noises=0 if still else order)
+    return states

@@ -262,11 +262,12 @@ def is_the_ancestral_predictor(schedule, z, eps, t, s):
 @theorem(source="Karras et al. 2022; DPM-Solver, denoise_to_zero", kind="in law", world=gaussians(2), z=vectors(2),
          sigma=positive("last noise levels", 0.01, 3.0), undone=probabilities)  # fmt: skip
 def final_step_bias(world, z, sigma, undone):
-    """Every sampler's step to sigma = 0 returns x0_hat; Gaussian data that stops at sigma has sigma^2 too much covariance, and
-    sigma^2 C (C + sigma^2)^-1 too little after that last step."""
+    """Every sampler's step to sigma = 0 returns x0_hat, as `denoised` does; Gaussian data that stops at sigma has sigma^2 too much
+    covariance, and sigma^2 C (C + sigma^2)^-1 too little after that last step."""
     clock = lambda r: (jnp.ones_like(r), r)  # noqa: E731
     eye, zero, denoise = jnp.eye(2, dtype=sigma.dtype), jnp.zeros_like(sigma), exact.denoiser(world, clock)
     last = exact.marginal(world, at(clock, sigma))
+    resting = samplers.ddim(lambda z, t: z, clock)  # of which a step from sigma to sigma is none
     parts = [
         verb(_predict, clock) for verb in (samplers.ddim, samplers.ddpm, samplers.euler, samplers.heun, samplers.edm)
     ]
@@ -274,10 +275,11 @@ def final_step_bias(world, z, sigma, undone):
     parts += [samplers.ddim(_predict, clock, eta=undone)]
     parts += [samplers.churn(_predict, clock, undone=share) for share in (undone, 0.0)]
     parts += [samplers.exponential(_predict, clock, eta=level) for level in (2 * undone, 0.0)]
-    law = samplers.law(samplers.ddim(denoise, clock), last.mean, last.cov, jnp.stack([sigma, zero]))
-    left = [*(_move(part, z + 1, z, sigma, zero) for part in parts), law, last.cov - world.cov]
+    laws = [samplers.law(sampler, last.mean, last.cov, jnp.stack([sigma, end])) for sampler, end in (
+        (samplers.ddim(denoise, clock), zero), (samplers.denoised(resting, denoise, last=sigma), sigma))]  # fmt: skip
+    left = [*(_move(part, z + 1, z, sigma, zero) for part in parts), *laws, last.cov - world.cov]
     lost = sigma**2 * jnp.linalg.solve(world.cov + sigma**2 * eye, world.cov)
-    return left, [_predict(z, sigma)] * len(parts) + [(world.mean, world.cov - lost), sigma**2 * eye]
+    return left, [_predict(z, sigma)] * len(parts) + [(world.mean, world.cov - lost)] * 2 + [sigma**2 * eye]
 
 
 @final_step_bias.near_miss

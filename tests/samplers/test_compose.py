@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffeq_gen import clocks
-from diffeq_gen.samplers import ddim, ddpm, multistep, sample, singlestep, started, trajectory
+from diffeq_gen.samplers import ddim, ddpm, denoised, multistep, sample, singlestep, started, trajectory
 from diffeq_gen.schedules import Cosine
 from diffeq_gen.types import Sampler
 
@@ -51,3 +51,16 @@ def test_each_is_given_as_much_noise_as_it_asks_for():
 def test_no_steps_are_no_start():
     with pytest.raises(ValueError, match="steps must be at least 1, got steps=0"):
         started(None, None, steps=0)
+
+
+def test_the_last_state_alone_is_denoised_with_the_last_of_a_float64_grid_too():
+    schedule, z, times = Cosine(), jnp.array([0.7, -1.2]), clocks.uniform(7, first=0.9, last=0.1)
+    states = trajectory(KEY, ddim(denoise, schedule), z, times)
+    for last in (times[-1], 0.1, np.float64(0.1)):
+        ended = trajectory(KEY, denoised(ddim(denoise, schedule), denoise, last=last), z, times)
+        np.testing.assert_allclose(ended[:-1], states[:-1], rtol=1e-6)
+        np.testing.assert_allclose(ended[-1], denoise(states[-1], times[-1]), rtol=1e-6)
+    slope = jax.jacrev(lambda z: sample(KEY, denoised(ddim(denoise, schedule), denoise, last=0.1), z, times))(z)
+    assert bool(jnp.all(jnp.isfinite(slope)))
+    with pytest.raises(ValueError, match=r"last must lie in \[0, 1\], got last=1.5"):
+        denoised(None, None, last=1.5)

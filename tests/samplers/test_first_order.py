@@ -7,7 +7,7 @@ import pytest
 
 from diffeq_gen.clocks import log_snr
 from diffeq_gen.paths import transition
-from diffeq_gen.samplers import churn, ddim, ddpm, exponential, first_order_step
+from diffeq_gen.samplers import churn, consistency, ddim, ddpm, exponential, first_order_step
 from diffeq_gen.schedules import VE, VP, Cosine, Flow, at
 
 X0 = np.array([1.5, -0.25])
@@ -161,3 +161,11 @@ def test_the_two_variances_of_ddpm_and_what_lies_between(schedule):
 def test_log_snr_that_falls_on_the_way_is_refused():
     with pytest.raises(ValueError, match="log-SNR must not fall from t to s"):
         step(ddpm(known, Flow()), 0.3, 0.6)
+
+
+def test_consistency_forgets_all_but_the_guess():
+    guess, noise, z = np.array([0.3, -2.0]), np.array([[1.0, 0.5]]), np.array([5.0, 7.0])
+    for t, s in ((1.0, 0.4), (0.6, 0.0), (1.0, 0.0)):
+        alpha, sigma = Cosine()(s)
+        moved, _ = consistency(lambda z, t: guess, Cosine()).step(noise, (), z, t, s)
+        np.testing.assert_allclose(moved, alpha * guess + sigma * noise[0], rtol=1e-6)
