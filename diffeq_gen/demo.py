@@ -74,7 +74,7 @@ def demo(
     }
     sections = {
         f"{held} of {len(verdicts)} theorems hold": "<p>float64, float32: the worst residual found, in units of the rounding bound of "
-        f"that very case; {cases} cases each, compiled without optimisation, every near miss refuted. {proven:.0f} s.</p>"
+        f"that very case; {cases} cases each, computed operation by operation, every near miss refuted. {proven:.0f} s.</p>"
         + report.picture(plots.residuals(worst), "the worst residual of each theorem, in units of its bound"),
         "One process, two names": report.picture(
             plots.trajectories(), "DDIM is Euler's rule of the straight flow, whatever the schedule"

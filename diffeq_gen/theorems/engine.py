@@ -108,13 +108,13 @@ class Finding:
 
 def measure(
     claim: Claim, kind: str, treedef: Any, fixed: Mapping[str, Any], leaves: Sequence[np.ndarray], *,
-    rough: bool = False, quick: bool = False,
+    rough: bool = False,
 ) -> Callable[[Sequence[np.ndarray], float | None], Measured]:  # fmt: skip
     """(leaves, order) -> (residual, bound, scale) over their leading axis: values compiled by XLA, bounds by running error analysis.
 
-    A `rough` measure takes its values from that analysis too, and so needs no compilation: enough to refute a near miss.  Of
-    an order, which has no such analysis, it is a `quick` one.
-    A `quick` one is compiled without LLVM's optimisation, in half the time: the operations are the same, their fusing is not.
+    A `rough` measure takes its values from that analysis too, operation by operation, and so needs no compilation: enough to
+    refute a near miss, and for a first look.  Of an order, which has no such analysis, it is compiled without LLVM's
+    optimisation, in half the time: the operations are the same, their fusing is not.
     """
 
     def one(*leaves: jax.Array) -> Any:
@@ -123,7 +123,7 @@ def measure(
 
     traced = jax.jit(jax.vmap(one)).trace(*leaves)
     structure = jax.tree.structure(traced.out_info)
-    run = None if rough and kind != "order" else traced.lower().compile(UNOPTIMISED if quick or rough else None)
+    run = None if rough and kind != "order" else traced.lower().compile(UNOPTIMISED if rough else None)
 
     def measured(leaves: Sequence[np.ndarray], order: float | None) -> Measured:
         if kind == "order":
@@ -149,7 +149,6 @@ def search(
     given: Mapping[str, Any] | None = None,
     compiled: dict | None = None,
     rough: bool = False,
-    quick: bool = False,
 ) -> Finding:
     """Measures the example, then random cases up to `cases` in all; or the example with the `given` values put in, alone.
 
@@ -160,7 +159,7 @@ def search(
     size = min(CHUNK, max(1, cases))
     treedef = jax.tree.structure(draw(free, 1, seed))
     held = tuple(sorted((name, id(value)) for name, value in fixed.items()))
-    key = (claim, kind, dtype, rough, quick, size, treedef, held)
+    key = (claim, kind, dtype, rough, size, treedef, held)
 
     def chunk(start: int) -> tuple[Finding, float]:
         """The worst of `size` cases, and how many of them the bound decides."""
@@ -171,7 +170,7 @@ def search(
         leaves = [_cast(leaf, dtype) for leaf in leaves]
         with jax.enable_x64(dtype == "float64"), jax.default_matmul_precision("highest"), np.errstate(all="ignore"):
             if key not in compiled:
-                compiled[key] = measure(claim, kind, treedef, fixed, leaves, rough=rough, quick=quick)
+                compiled[key] = measure(claim, kind, treedef, fixed, leaves, rough=rough)
             res, bound, scale = compiled[key](leaves, order)
             ratio = np.where(res == 0, 0.0, np.where(np.isinf(bound), 0.0, res / bound))
             ratio = np.where(np.isnan(ratio), np.inf, ratio)

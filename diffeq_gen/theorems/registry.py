@@ -130,7 +130,7 @@ class Theorem:
     ) -> Verdict:  # fmt: skip
         """Searches `cases` cases in each precision, then makes sure that every near miss is refuted.
 
-        `quick` compiles without optimisation, for a first look: a proof is of the code as it runs.
+        `quick` computes operation by operation, for a first look, and compiles orders alone: a proof is of the code as it runs.
         Keyword arguments that are variables of the theorem are held fixed: ``check(schedule=mine)``.
         Raises: ValueError where a keyword is no variable.
         """
@@ -142,7 +142,7 @@ class Theorem:
         decisive: dict[str, float] = {}
         for dtype in precisions or self.precisions:
             for domains in self._variants(fixed):
-                finding = self._search(self.claim, self.order, domains, cases, seed, dtype, fixed, quick=quick)
+                finding = self._search(self.claim, self.order, domains, cases, seed, dtype, fixed, rough=quick)
                 ratios[dtype] = max(ratios.get(dtype, 0.0), finding.ratio)
                 decisive[dtype] = min(decisive.get(dtype, 1.0), finding.decisive)
                 if finding.ratio > 1:
@@ -186,10 +186,9 @@ class Theorem:
     def _search(
         self, claim: Callable, order: float | None, domains: Mapping[str, Domain], cases: int, seed: int, dtype: str,
         fixed: Mapping[str, Any] | None = None, given: Mapping[str, Any] | None = None, rough: bool = False,
-        quick: bool = False,
     ) -> Finding:  # fmt: skip
         return search(claim, self.kind, domains, cases=cases, seed=seed, dtype=dtype, order=order, fixed=fixed,
-                      given=given, compiled=self._compiled, rough=rough, quick=quick)  # fmt: skip
+                      given=given, compiled=self._compiled, rough=rough)  # fmt: skip
 
     def _variants(self, fixed: Mapping[str, Any]) -> list[dict[str, Domain]]:
         several = [name for name, domain in self.domains.items() if domain.variants and name not in fixed]
@@ -203,7 +202,7 @@ class Theorem:
         return any(
             self._search(
                 miss.claim, miss.order, domains, cases if same else 1, 0, "float64", given=miss.witness,
-                rough=not same, quick=quick,
+                rough=quick or not same,
             ).ratio
             > enough
             for domains in self._variants({})

@@ -48,7 +48,7 @@ def test_a_true_identity_holds_and_says_by_how_much(blank):
     assert 0 < verdict.residual_over_bound["float64"] < 1 and 0 < verdict.residual_over_bound["float32"] < 1
 
 
-def test_a_quick_check_sees_the_same_and_is_compiled_anew(blank, monkeypatch):
+def test_a_quick_check_sees_the_same_and_compiles_orders_alone(blank, monkeypatch):
     asked = []
     compiled = jax.stages.Lowered.compile
     monkeypatch.setattr(
@@ -64,8 +64,16 @@ def test_a_quick_check_sees_the_same_and_is_compiled_anew(blank, monkeypatch):
     entry = plant(difference_of_squares)
     quick, whole = entry.check(quick=True), entry.check()
     assert quick and whole and quick.cases == whole.cases == 1000
-    assert [options is None for options in asked] == [False, False, True, True]
+    assert asked == [None, None]
     assert not plant(mistaken).check(quick=True)
+    asked.clear()
+
+    def first_order(x, y):
+        steps = 2.0 ** -jnp.arange(4.0, 10.0)
+        return steps, (2 + x) * steps
+
+    plant(first_order, kind="order", order=1, precisions=("float64",)).check(quick=True, cases=4)
+    assert asked[0] is engine.UNOPTIMISED
 
 
 def test_time_that_is_up_while_a_case_is_replayed_does_not_lose_the_case():
