@@ -38,14 +38,14 @@ def test_at_pure_data_nothing_moves_and_at_pure_noise_all_is_finite(options, pre
     sampler = langevin(exact.denoiser(WORLD, SCHEDULE), SCHEDULE, **options)
     noise = np.full((sampler.noises, 2), -0.5)
     np.testing.assert_array_equal(step(sampler, noise, s=0.0, dtype=precision), Z.astype(precision))
-    for s in (0.0, 1e-3, S, 1.0):
-        moved, slope = (
-            f(jnp.asarray(Z, precision))
-            for f in (
-                lambda z, s=s: step(sampler, noise, z, s, precision),
-                jax.jacrev(lambda z, s=s: step(sampler, noise, z, s, precision)),
-            )
+    move = jax.jit(
+        lambda z, s: (
+            step(sampler, noise, z, s, precision),
+            jax.jacrev(lambda z: step(sampler, noise, z, s, precision))(z),
         )
+    )
+    for s in (0.0, 1e-3, S, 1.0):
+        moved, slope = move(jnp.asarray(Z, precision), jnp.asarray(s, precision))
         assert moved.dtype == precision and bool(jnp.all(jnp.isfinite(moved))) and bool(jnp.all(jnp.isfinite(slope)))
 
 
