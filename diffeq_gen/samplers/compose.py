@@ -47,7 +47,7 @@ def churned(sampler: Sampler, schedule: Schedule, *, undone: float = 0.5) -> Sam
 
     Of DDIM this is `churn`, of which 1/2 is DDPM.  The step goes no further than time 0, and to sigma_s = 0 there is no noise.
     Raises: ValueError where undone lies outside [0, 1).
-    Theorems: churned-is-churn.
+    Theorems: churned-is-churn, raised-is-edm.
     """
     require(lambda undone: 0 <= undone < 1, "undone must lie in [0, 1)", undone=undone)
     if concrete(undone) and undone == 0:

@@ -49,7 +49,8 @@ def langevin(
     """One Langevin step at the time s that is stepped to, whatever t: score = (alpha_s x0_hat - z)/sigma_s^2.  Song et al. 2021, App. G.
 
     Its length is delta = size sigma_s^2, stable for Gaussian data below size 2; or, where `snr` is given, such that drift and
-    noise are as snr : 1, delta = 2 (snr |eps|/|score|)^2 (their rule without its factor alpha; each sample has its own).
+    noise are as snr : 1, delta = 2 (snr |eps|/|score|)^2: their rule without its factor alpha, each sample with its own,
+    undefined where the score is zero.
     With log_prob(z, t), where it is known, the step is Metropolis-adjusted (MALA): it keeps p_s exactly, asks twice for the
     denoiser and for a second row of noise.  Over a falling grid it is annealed Langevin dynamics; for several steps at each
     time, and after a predictor, see `corrected`.  At sigma_s = 0 nothing moves.

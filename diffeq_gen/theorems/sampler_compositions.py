@@ -5,7 +5,8 @@ p(x) q(y | x) a(x, y) = p(y) q(x | y) a(y, x)
 
 import jax.numpy as jnp
 
-from diffeq_gen import exact, samplers
+from diffeq_gen import exact, paths, samplers
+from diffeq_gen.clocks import time_at
 from diffeq_gen.samplers.langevin import draw_back, langevin_step, log_acceptance
 from diffeq_gen.schedules import at
 from diffeq_gen.theorems.domains import earlier, mixtures, scalars, smooth_schedules, times, vectors
@@ -55,22 +56,34 @@ _hundredfold.time_at = lambda log_snr: jnp.exp(-log_snr / 2) / 100
 @theorem(source="Karras et al. 2022, Alg. 2", kind="in law", z=vectors(2), eps=vectors(2), gamma=scalars("gammas", 0.0, 0.4),
          t=scalars("middle times", 0.2, 0.8), share=LONG, cases=300)  # fmt: skip
 def raised_is_edm(z, eps, gamma, t, share):
-    """Heun's rule of the probability flow in z/alpha and sigma/alpha, `raised`, is `edm` with its churn; so is `edm` without churn,
-    raised."""
+    """Heun's rule of the probability flow in z/alpha and sigma/alpha, `raised`, is `edm` with its churn, and so is `edm` without
+    churn, raised; `raised` DDIM and then the noise of the next step is noise and then DDIM, `churned`."""
     schedule, steps = _stretched, 16.0
     predict, s = _flowing(schedule), share * t
     churning = samplers.edm(predict, schedule, steps=steps, s_churn=steps * gamma)
     p, q = at(schedule, t), at(schedule, s)
     heun = samplers.heun(lambda x, r: _predict(x / (1 + 100 * r), 100 * r / (1 + 100 * r)), _hundredfold)
-    by_heun = _move(
-        samplers.raised(heun, _hundredfold, gamma=gamma),
-        eps,
-        z / p.alpha,
-        p.sigma / p.alpha / 100,
-        q.sigma / q.alpha / 100,
-    )
+    by_heun = samplers.raised(heun, _hundredfold, gamma=gamma)
+    by_heun = q.alpha * _move(by_heun, eps, z / p.alpha, p.sigma / p.alpha / 100, q.sigma / q.alpha / 100)
     by_edm = _move(samplers.raised(samplers.edm(predict, schedule), schedule, gamma=gamma), eps, z, t, s)
-    return [_move(churning, eps, z, t, s)] * 2, [q.alpha * by_heun, by_edm]
+    return [*[_move(churning, eps, z, t, s)] * 2, _chain(z, eps, gamma, t, s, True)], [
+        by_heun,
+        by_edm,
+        _chain(z, eps, gamma, t, s, False),
+    ]
+
+
+def _chain(z, eps, gamma, t, s, raising):
+    """Noise, DDIM, noise: as `raised` and one more noise, or as one noise and `churned`."""
+    ddim, rise = samplers.ddim(_predict, _stretched), 2 * jnp.log1p(gamma)
+    t_hat, s_hat = (time_at(_stretched, _stretched.log_snr(r) - rise) for r in (t, s))
+    again = eps[::-1]
+    if raising:
+        low = _move(samplers.raised(ddim, _stretched, gamma=gamma), eps, z, t, s)
+        return paths.renoise(low, again, at(_stretched, s_hat), at(_stretched, s))
+    undone = rise / (_stretched.log_snr(s) - _stretched.log_snr(t_hat))
+    high = paths.renoise(z, eps, at(_stretched, t_hat), at(_stretched, t))
+    return _move(samplers.churned(ddim, _stretched, undone=undone), again, high, t_hat, s_hat)
 
 
 @raised_is_edm.near_miss

@@ -290,6 +290,16 @@ def one_draw_for_both(z, c, eta, t, share):
     return std[:, None] * std[None, :], known
 
 
+@noise_of_one_path.near_miss
+def path_in_the_clock_of_sigma(z, c, eta, t, share):
+    """Increments of a Brownian path in sigma/alpha, scaled to the deviations of stage and step, as k-diffusion draws them (from
+    memory): their covariance is right to leading order only, for the clock of this noise is (alpha/sigma)^(2 eta^2)."""
+    joint, known = _covariances(eta, 2, (1 / 2, 1), t, share * t)
+    high, low = (p.sigma / p.alpha for p in (at(_stretched, t), at(_stretched, share * t)))
+    std, cosine = jnp.sqrt(jnp.diag(joint)), jnp.sqrt((high - jnp.sqrt(high * low)) / (high - low))
+    return std[:, None] * std[None, :] * (jnp.eye(2, dtype=t.dtype) * (1 - cosine) + cosine), known
+
+
 def _linear(world):
     """x0_hat of independent Gaussian coordinates: the mean and the diagonal of the world's covariance."""
     v = jnp.diag(world.cov)
