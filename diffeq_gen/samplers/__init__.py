@@ -4,8 +4,8 @@
 
 `first_order` holds DDIM, DDPM, churn and the exact constant-eta step, which are one formula; `ode` Euler and Heun of the
 probability flow; `edm` the sampler of Karras et al.; `sde` Euler-Maruyama; `interpolation` what solvers of high order are
-made of, `multistep` and `singlestep` those solvers, with noise or without; `langevin` the corrector; `compose` samplers made
-of samplers; `law` the exact law of them all on Gaussian data; `conformance` what any step owes, also one of your own.
+made of, `multistep` and `singlestep` those solvers, of the flow and of the SDE; `langevin` the corrector; `compose` samplers
+made of samplers; `law` the exact law of them all on Gaussian data; `conformance` what any step owes, also one of your own.
 """
 
 from diffeq_gen.samplers.adaptive import adaptive

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from diffeq_gen.clocks import log_snr, time_at
 from diffeq_gen.paths import noisy_gap, renoise
 from diffeq_gen.schedules import at
-from diffeq_gen.types import Denoiser, Memory, Sample, Sampler, Schedule, Time, require
+from diffeq_gen.types import Denoiser, Memory, Sample, Sampler, Schedule, Time, concrete, require
 
 __all__ = ["churned", "corrected", "denoised", "raised", "started"]
 
@@ -48,9 +48,11 @@ def churned(sampler: Sampler, schedule: Schedule, *, undone: float = 0.5) -> Sam
 
     Of DDIM this is `churn`, of which 1/2 is DDPM.  The step goes no further than time 0, and to sigma_s = 0 there is no noise.
     Raises: ValueError where undone lies outside [0, 1).
-    Theorems: churned-is-churn.
+    Theorems: churned-is-churn, raised-is-edm.
     """
     require(lambda undone: 0 <= undone < 1, "undone must lie in [0, 1)", undone=undone)
+    if concrete(undone) and undone == 0:
+        return sampler
 
     def step(noise: Sample, memory: Memory, z: Sample, t: Time, s: Time) -> tuple[Sample, Memory]:
         p, q = at(schedule, t), at(schedule, s)
@@ -74,6 +76,8 @@ def raised(sampler: Sampler, schedule: Schedule, *, gamma: float = 0.1) -> Sampl
     Theorems: raised-is-edm.
     """
     require(lambda gamma: gamma >= 0, "gamma must not be negative", gamma=gamma)
+    if concrete(gamma) and gamma == 0:
+        return sampler
 
     def step(noise: Sample, memory: Memory, z: Sample, t: Time, s: Time) -> tuple[Sample, Memory]:
         level = log_snr(schedule, t)

@@ -49,7 +49,8 @@ def langevin(
     """One Langevin step at the time s that is stepped to, whatever t: score = (alpha_s x0_hat - z)/sigma_s^2.  Song et al. 2021, App. G.
 
     Its length is delta = size sigma_s^2, stable for Gaussian data below size 2; or, where `snr` is given, such that drift and
-    noise are as snr : 1, delta = 2 (snr |eps|/|score|)^2 (their rule without its factor alpha; each sample has its own).
+    noise are as snr : 1, delta = 2 (snr |eps|/|score|)^2: their rule without its factor alpha, each sample with its own,
+    undefined where the score is zero.
     With log_prob(z, t), where it is known, the step is Metropolis-adjusted (MALA): it keeps p_s exactly, asks twice for the
     denoiser and for a second row of noise.  Over a falling grid it is annealed Langevin dynamics; for several steps at each
     time, and after a predictor, see `corrected`.  At sigma_s = 0 nothing moves.
@@ -62,18 +63,18 @@ def langevin(
     require(lambda adjusted: not adjusted or snr is None, "log_prob needs size, not snr", log_prob=adjusted)
 
     def step(noise: Sample, memory: Memory, z: Sample, t: Time, s: Time) -> tuple[Sample, Memory]:
-        q = at(schedule, s)
-        regular = q.sigma > 0
-        sigma = jnp.where(regular, q.sigma, 1)
-        score = lambda z: (q.alpha * denoise(z, s) - z) / sigma**2  # noqa: E731
+        regular = schedule(s)[1] > 0
+        there = jnp.where(regular, s, t)  # any time at which all is finite: what is seen there is not used
+        q = at(schedule, there)
+        score = lambda z: (q.alpha * denoise(z, there) - z) / q.sigma**2  # noqa: E731
         here, eps = score(z), noise[0]
         if snr is None:
-            delta = size * sigma**2
+            delta = size * q.sigma**2
         else:
             delta = 2 * snr**2 * jnp.sum(eps**2) / jnp.sum(here**2)
         moved = langevin_step(here, z, eps, delta)
         if adjusted:
-            gained = log_prob(moved, s) - log_prob(z, s)
+            gained = log_prob(moved, there) - log_prob(z, there)
             chance = log_acceptance(gained, eps, draw_back(here, score(moved), eps, delta))
             drawn = jax.scipy.special.log_ndtr(noise[1].reshape(-1)[0])  # log of a uniform number
             moved = jnp.where(drawn < chance, moved, z)

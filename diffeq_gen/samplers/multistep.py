@@ -46,7 +46,7 @@ def multistep(
 
     `eta` > 0 solves the reverse SDE of that noise level, by rule "data" alone: order 1 is `exponential`, order 2 is
     SDE-DPM-Solver++(2M), where k-diffusion calls eta^2 its eta and two_point="exact" "heun".  Its law has order 2 at most,
-    whatever `order` is.  With the corrector it is SA-Solver of constant tau = eta, in form (Xue et al. 2023).
+    whatever `order` is.  With the corrector, which keeps the noise of the step, it is SA-Solver of tau = eta in form (Xue et al. 2023).
     Raises: ValueError where order is not 1, 2, 3 or 4, a name is unknown, eta is negative, or eta > 0 has another rule.
     Theorems: variation-of-constants, unip2-is-2m, second-order-solvers, third-order-solvers,
     dpmpp-3m-shipped-is-order2, multistep-startup-cap, solver-trajectory-equivalence, solvers-are-exact-for-a-point,

@@ -31,8 +31,10 @@ def singlestep(
     r1 is 1/2 (order 2; the midpoint in log-SNR, the geometric mean in sigma: k-diffusion's DPM-2) or 1/3 (order 3) where it
     is not given.  The step to sigma_s = 0, and one from alpha_t = 0, is DDIM's.
 
-    `eta` > 0 solves the reverse SDE of that noise level, by rule "data" alone: SDE-DPM-Solver++(2S), whose law has order 2.
-    It asks for as much noise as it has stages: of one path, for with a draw of its own for each the law has order 1.
+    `eta` > 0 solves the reverse SDE of that noise level, by rule "data" alone: SDE-DPM-Solver++(2S), whose law has order 2 at
+    either `order` (k-diffusion's dpmpp_sde is near it at eta = 1 with two_point="midpoint").  The `order` draws that it asks
+    for make one Brownian path: were those of stage and step independent, the law would have order 1, at 20 steps no nearer
+    than `exponential`.
     Raises: ValueError where order is not 2 or 3, 0 < r1 < r2 <= 1 fails, a name is unknown, eta is negative, or eta > 0 has
     another rule.
     Theorems: second-order-solvers, third-order-solvers, kdiff-dpm2-identity, solvers-are-exact-for-a-point,

@@ -1,4 +1,4 @@
-"""Chapter 6, solvers that add noise: the reverse SDE by interpolation, noise of one path, churn and correctors of any step.
+"""Chapter 6, solvers that add noise: the reverse SDE by interpolation, noise of one path, laws of order two.
 
 (z_s/alpha_s) e^{Y_s} = (z_t/alpha_t) e^{Y_t} + int x0_hat d e^Y + noise,      2 Y = lambda + int eta^2 dlambda
 """
@@ -11,19 +11,16 @@ import jax.numpy as jnp
 
 from diffeq_gen import exact, samplers
 from diffeq_gen.clocks import time_at
-from diffeq_gen.samplers.langevin import draw_back, langevin_step, log_acceptance
 from diffeq_gen.schedules import Cosine, at
 from diffeq_gen.theorems.domains import (
-    earlier,
     gaussians,
-    mixtures,
     probabilities,
     scalars,
     smooth_schedules,
     times,
     vectors,
 )  # fmt: skip
-from diffeq_gen.theorems.first_order import _flowing, _move, _predict, _size
+from diffeq_gen.theorems.first_order import _move, _predict, _size
 from diffeq_gen.theorems.refinement import SIZES, grids
 from diffeq_gen.theorems.registry import theorem
 from diffeq_gen.theorems.sampler_orders import _distance
@@ -294,161 +291,14 @@ def one_draw_for_both(z, c, eta, t, share):
     return std[:, None] * std[None, :], known
 
 
-@theorem(source="Gao et al. 2024, 'Deterministic vs. stochastic samplers' (churn)", kind="in law", z=vectors(3),
-         eps=vectors(3), undone=scalars("undone fractions", 0.0, 0.9), t=times, s=earlier("t"), cases=300)  # fmt: skip
-def churned_is_churn(z, eps, undone, t, s):
-    """DDIM's own step, `churned`, is `churn`; half undone is DDPM; from pure noise it is a fresh draw about x0_hat, and to pure
-    data there is no noise."""
-    ddim, one, zero = samplers.ddim(_predict, _stretched), jnp.ones_like(t), jnp.zeros_like(t)
-
-    def move(sampler, t, s):
-        return _move(sampler, eps, z, t, s)
-
-    churned = samplers.churned(ddim, _stretched, undone=undone)
-    left = [move(churned, t, s), move(samplers.churned(ddim, _stretched), t, s), move(churned, t, zero)]
-    right = [move(samplers.churn(_predict, _stretched, undone=undone), t, s)]
-    right += [move(samplers.ddpm(_predict, _stretched), t, s), _size(zero) * _predict(z, t)]
-    left += [move(samplers.churned(ddim, _stretched, undone=0.25), one, s)]
-    return left, [*right, move(samplers.churn(_predict, _stretched, undone=0.25), one, s)]
-
-
-@churned_is_churn.near_miss
-def share_of_the_step_itself(z, eps, undone, t, s):
-    """The overshoot as the share c of Delta, not of what is walked, Delta c/(1 - c)."""
-    churned = samplers.churned(samplers.ddim(_predict, _stretched), _stretched, undone=undone)
-    return _move(churned, eps, z, t, s), _move(
-        samplers.churn(_predict, _stretched, undone=undone / (1 + undone)), eps, z, t, s
-    )
-
-
-def _hundredfold(t):
-    """sigma = 100 t, alpha = 1."""
-    return jnp.ones_like(t), 100 * t
-
-
-_hundredfold.log_snr = lambda t: -2 * jnp.log(100 * t)
-_hundredfold.time_at = lambda log_snr: jnp.exp(-log_snr / 2) / 100
-
-
-@theorem(source="Karras et al. 2022, Alg. 2", kind="in law", z=vectors(2), eps=vectors(2), gamma=scalars("gammas", 0.0, 0.4),
-         t=scalars("middle times", 0.2, 0.8), share=LONG, cases=300)  # fmt: skip
-def raised_is_edm(z, eps, gamma, t, share):
-    """Heun's rule of the probability flow in z/alpha and sigma/alpha, `raised`, is `edm` with its churn; so is `edm` without churn,
-    raised."""
-    schedule, steps = _stretched, 16.0
-    predict, s = _flowing(schedule), share * t
-    churning = samplers.edm(predict, schedule, steps=steps, s_churn=steps * gamma)
-    p, q = at(schedule, t), at(schedule, s)
-    heun = samplers.heun(lambda x, r: _predict(x / (1 + 100 * r), 100 * r / (1 + 100 * r)), _hundredfold)
-    by_heun = _move(
-        samplers.raised(heun, _hundredfold, gamma=gamma),
-        eps,
-        z / p.alpha,
-        p.sigma / p.alpha / 100,
-        q.sigma / q.alpha / 100,
-    )
-    by_edm = _move(samplers.raised(samplers.edm(predict, schedule), schedule, gamma=gamma), eps, z, t, s)
-    return [_move(churning, eps, z, t, s)] * 2, [q.alpha * by_heun, by_edm]
-
-
-@raised_is_edm.near_miss
-def gamma_of_the_log_snr(z, eps, gamma, t, share):
-    """lambda - log(1 + gamma): half of the way, log-SNR being twice the logarithm of alpha/sigma."""
-    predict, s = _flowing(_stretched), share * t
-    half = samplers.raised(samplers.edm(predict, _stretched), _stretched, gamma=jnp.sqrt(1 + gamma) - 1)
-    churning = samplers.edm(predict, _stretched, steps=16.0, s_churn=16 * gamma)
-    return _move(churning, eps, z, t, s), _move(half, eps, z, t, s)
-
-
-@theorem(source="Song et al. 2021, App. G", schedule=smooth_schedules, z=vectors(3), eps=vectors(3),
-         snr=scalars("signal-to-noise ratios", 0.05, 1.0), t=times, s=earlier("t"), cases=300)  # fmt: skip
-def langevin_signal_to_noise(schedule, z, eps, snr, t, s):
-    """Where `snr` is given, the drift of a Langevin step is along the score at s and snr times as long as its noise, whatever the
-    score and the draw."""
-    q, sampler = at(schedule, s), samplers.langevin(_predict, schedule, snr=snr)
-    there, back = (_move(sampler, sign * eps, z, t, s) for sign in (1, -1))
-    drift, noise = (there + back) / 2 - z, (there - back) / 2
-    length = lambda value: jnp.sqrt(jnp.sum(value**2))  # noqa: E731
-    along = q.alpha * _predict(z, s) - z
-    return [drift, noise], [along / length(along) * snr * length(noise), eps / length(eps) * length(drift) / snr]
-
-
-@langevin_signal_to_noise.near_miss
-def without_the_two(schedule, z, eps, snr, t, s):
-    """delta = (snr |eps|/|score|)^2, which leaves the ratio snr/sqrt(2)."""
-    sampler = samplers.langevin(_predict, schedule, snr=snr / jnp.sqrt(jnp.full_like(snr, 2)))
-    there, back = (_move(sampler, sign * eps, z, t, s) for sign in (1, -1))
-    noise, along = (there - back) / 2, at(schedule, s).alpha * _predict(z, s) - z
-    length = lambda value: jnp.sqrt(jnp.sum(value**2))  # noqa: E731
-    return (there + back) / 2 - z, along / length(along) * snr * length(noise)
-
-
-@theorem(source="Metropolis et al. 1953; Hastings 1970; Roberts & Tweedie 1996", world=mixtures(2, 2), schedule=smooth_schedules,
-         z=vectors(2), eps=vectors(2), size=scalars("step sizes", 0.05, 1.5), t=times, cases=150)  # fmt: skip
-def metropolis_detailed_balance(world, schedule, z, eps, size, t):
-    """p(x) q(y | x) a(x, y) is symmetric in x and y for the Langevin proposal q and its acceptance a: so p is at rest; the draw
-    that leads back does."""
-    p, z, eps = at(schedule, t), z / 32, eps / 32
-    known, delta = lambda z: exact.posterior(world, z, p), size * p.sigma**2
-    here = known(z)
-    y = langevin_step(here.score, z, eps, delta)
-    there = known(y)
-    back = draw_back(here.score, there.score, eps, delta)
-    gained = there.log_prob - here.log_prob
-    go = log_acceptance(gained, eps, back)
-    come = log_acceptance(-gained, back, draw_back(there.score, here.score, back, delta))
-    left = here.log_prob + _proposal(here, z, y, delta) + jnp.minimum(go, 0)
-    right = there.log_prob + _proposal(there, y, z, delta) + jnp.minimum(come, 0)
-    return [left, langevin_step(there.score, y, back, delta)], [right, z]
-
-
-def _proposal(known, x, y, delta):
-    """log q(y | x) of N(x + delta score, 2 delta), but for a constant."""
-    return -jnp.sum((y - x - delta * known.score) ** 2) / (4 * delta)
-
-
-@metropolis_detailed_balance.near_miss
-def without_the_ratio_of_the_proposals(world, schedule, z, eps, size, t):
-    """Accepted by p(y)/p(x) alone, as for a proposal that is symmetric."""
-    p, z, eps = at(schedule, t), z / 32, eps / 32
-    here, delta = exact.posterior(world, z, p), size * p.sigma**2
-    y = langevin_step(here.score, z, eps, delta)
-    there = exact.posterior(world, y, p)
-    gained = there.log_prob - here.log_prob
-    left = here.log_prob + _proposal(here, z, y, delta) + jnp.minimum(gained, 0)
-    return left, there.log_prob + _proposal(there, y, z, delta) + jnp.minimum(-gained, 0)
-
-
-@theorem(source="Song et al. 2021, Alg. 1", kind="in law", schedule=smooth_schedules, z=vectors(3), noises=vectors(3, 3),
-         size=scalars("step sizes", 0.05, 1.5), t=times, s=earlier("t"), cases=300)  # fmt: skip
-def predictor_then_corrector(schedule, z, noises, size, t, s):
-    """`corrected` takes the predictor's step from t to s and then z + delta score + sqrt(2 delta) eps twice at s, delta = size
-    sigma_s^2, each with a draw of its own; both see the time that was reached."""
-    predictor, langevin = samplers.ddpm(_predict, schedule), samplers.langevin(_predict, schedule, size=size)
-    both = samplers.corrected(predictor, langevin, steps=2)
-    right = _move(predictor, noises[0], z, t, s)
-    for eps in noises[1:]:
-        right = _corrected(schedule, right, eps, size, s)
-    return both.step(noises, both.init(z), z, t, s)[0], right
-
-
-def _corrected(schedule, z, eps, size, s):
-    q = at(schedule, s)
-    return z + size * (q.alpha * _predict(z, s) - z) + q.sigma * jnp.sqrt(2 * size) * eps
-
-
-@predictor_then_corrector.near_miss
-def corrected_at_the_time_it_came_from(schedule, z, noises, size, t, s):
-    """The corrector at t."""
-    langevin = samplers.langevin(_predict, schedule, size=size)
-    return _move(langevin, noises[0], z, t, s), _corrected(schedule, z, noises[0], size, t)
-
-
-@predictor_then_corrector.near_miss
-def noise_of_the_standard_deviation_delta(schedule, z, noises, size, t, s):
-    """2 delta for its root, as in a deployed sampler."""
-    langevin = samplers.langevin(_predict, schedule, size=size)
-    return _move(langevin, noises[0], z, t, s), _corrected(schedule, z, noises[0] * jnp.sqrt(2 * size), size, s)
+@noise_of_one_path.near_miss
+def path_in_the_clock_of_sigma(z, c, eta, t, share):
+    """Increments of a Brownian path in sigma/alpha, scaled to the deviations of stage and step, as k-diffusion draws them (from
+    memory): their covariance is right to leading order only, for the clock of this noise is (alpha/sigma)^(2 eta^2)."""
+    joint, known = _covariances(eta, 2, (1 / 2, 1), t, share * t)
+    high, low = (p.sigma / p.alpha for p in (at(_stretched, t), at(_stretched, share * t)))
+    std, cosine = jnp.sqrt(jnp.diag(joint)), jnp.sqrt((high - jnp.sqrt(high * low)) / (high - low))
+    return std[:, None] * std[None, :] * (jnp.eye(2, dtype=t.dtype) * (1 - cosine) + cosine), known
 
 
 def _linear(world):
@@ -462,7 +312,7 @@ def _linear(world):
     return denoise
 
 
-def _law_of_the_sde(world, p, q, z, eta):
+def _law_of_the_sde(world, z, p, q, eta):
     """The reverse SDE from z at p: about the marginal's mean it keeps (V_s/V_t)^(1/2) e^(-eta^2 L/2), L = int dlambda/(1 + v e^lambda)
     = [-log(e^-lambda + v)], and of the marginal's variance it has what this keeping leaves."""
     v = jnp.diag(world.cov)
@@ -476,7 +326,7 @@ def _law_of_the_sde(world, p, q, z, eta):
 def _law_errors(made, world, z, eta):
     """Distance of the law of each sampler at 0.35, begun in z at 0.65, from that of the SDE: shape (sizes, samplers)."""
     p, q = (at(_stretched, jnp.asarray(end, z.dtype)) for end in (0.65, 0.35))
-    known, none = _law_of_the_sde(world, p, q, z, eta), jnp.zeros((2, 2), z.dtype)
+    known, none = _law_of_the_sde(world, z, p, q, eta), jnp.zeros((2, 2), z.dtype)
     times = 0.65 - 0.3 * _bent(grids(0, 1, z.dtype))
     laws = [jax.vmap(lambda grid, one=one: samplers.law(_resting(one), z, none, grid))(times) for one in made]
     return jnp.stack([jax.vmap(lambda law: _distance(law, known))(law) for law in laws], axis=1)

@@ -6,8 +6,22 @@ import numpy as np
 import pytest
 
 from diffeq_gen import clocks
-from diffeq_gen.samplers import ddim, ddpm, denoised, multistep, sample, singlestep, started, trajectory
-from diffeq_gen.schedules import Cosine
+from diffeq_gen.samplers import (
+    churned,
+    corrected,
+    ddim,
+    ddpm,
+    denoised,
+    heun,
+    langevin,
+    multistep,
+    raised,
+    sample,
+    singlestep,
+    started,
+    trajectory,
+)
+from diffeq_gen.schedules import EDM, VE, VP, Cosine, Flow
 from diffeq_gen.types import Sampler
 
 KEY = jax.random.key(0)
@@ -64,3 +78,77 @@ def test_the_last_state_alone_is_denoised_with_the_last_of_a_float64_grid_too():
     assert bool(jnp.all(jnp.isfinite(slope)))
     with pytest.raises(ValueError, match=r"last must lie in \[0, 1\], got last=1.5"):
         denoised(None, None, last=1.5)
+
+
+Z = np.array([0.7, -1.2], np.float32)
+
+
+@pytest.mark.parametrize("schedule", [Flow(), Cosine(), VP(), VE()], ids=repr)
+@pytest.mark.parametrize("name", ["multistep", "heun", "2S-SDE"])
+def test_churn_of_any_step_is_finite_from_end_to_end(name, schedule):
+    made = {"multistep": multistep, "heun": heun, "2S-SDE": lambda f, s: singlestep(f, s, eta=0.5)}[name]
+    for sampler in (
+        churned(made(denoise, schedule), schedule, undone=0.3),
+        raised(made(denoise, schedule), schedule, gamma=0.2),
+        corrected(made(denoise, schedule), langevin(denoise, schedule), steps=2),
+    ):
+        run = lambda z, sampler=sampler: sample(KEY, sampler, z, clocks.uniform(6))  # noqa: E731
+        assert run(jnp.asarray(Z)).dtype == jnp.float32
+        if name == "heun" and isinstance(
+            schedule, Cosine | Flow | VP
+        ):  # its own: no velocity at sigma_r = 0, see below
+            continue
+        assert bool(jnp.all(jnp.isfinite(run(jnp.asarray(Z)))))
+
+
+def test_nothing_undone_and_nothing_raised_is_the_sampler_itself():
+    times, schedule = clocks.uniform(5, first=0.9, last=0.1), Cosine()
+    plain = ddim(denoise, schedule)
+    assert churned(plain, schedule, undone=0.0) is plain and raised(plain, schedule, gamma=0.0) is plain
+    known = sample(KEY, plain, jnp.asarray(Z), times)
+    for make in (lambda x: churned(plain, schedule, undone=x), lambda x: raised(plain, schedule, gamma=x)):
+        traced = jax.jit(lambda x, make=make: sample(KEY, make(x), jnp.asarray(Z), times))(0.0)
+        np.testing.assert_allclose(traced, known, atol=20 * np.sqrt(np.finfo(np.float32).eps))
+
+
+@pytest.mark.parametrize("schedule", [VP(), VE(), EDM()], ids=repr)
+def test_churn_goes_no_further_than_the_schedule_and_keeps_what_it_may(schedule):
+    """A step to s close to 0 with nearly all undone, and a step from t = 1 raised: the network is asked within [0, 1]."""
+    asked = []
+
+    def asking(z, t):
+        asked.append(float(t))
+        return 0.5 * z
+
+    noise = jnp.ones((2, 2))
+    args = noise, (), jnp.asarray(Z), jnp.asarray(0.5), jnp.asarray(0.01)
+    heun_asks = heun(asking, schedule)
+    churned(heun_asks, schedule, undone=0.9).step(*args)
+    raised(heun_asks, schedule, gamma=100.0).step(*args)
+    assert all(0 <= t <= 1 for t in asked) and len(asked) == 4 and asked[2] == 1.0
+
+
+def test_the_corrector_has_its_own_noise_and_memory():
+    counting = Sampler(
+        lambda z: jnp.zeros((), z.dtype), lambda noise, m, z, t, s: (z + noise[0] + 10 * m, m + 1), noises=1
+    )
+    both = corrected(counting, counting, steps=3)
+    assert both.noises == 4
+    z, (own, other) = both.step(
+        jnp.asarray([[1.0], [2.0], [4.0], [8.0]]), both.init(jnp.zeros(1)), jnp.zeros(1), 0.5, 0.4
+    )
+    assert float(z[0]) == 15 + 10 * (0 + 0 + 1 + 2) and (float(own), float(other)) == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: churned(None, None, undone=1.0), r"undone must lie in \[0, 1\), got undone=1.0"),
+        (lambda: churned(None, None, undone=-0.1), r"undone must lie in \[0, 1\), got undone=-0.1"),
+        (lambda: raised(None, None, gamma=-0.1), "gamma must not be negative, got gamma=-0.1"),
+        (lambda: corrected(None, None, steps=0), "steps must be at least 1, got steps=0"),
+    ],
+)
+def test_bad_input_is_named(make, said):
+    with pytest.raises(ValueError, match=said):
+        make()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffeq_gen import clocks, exact
-from diffeq_gen.samplers import ddim, sample, singlestep
+from diffeq_gen.samplers import ddim, exponential, sample, singlestep
 from diffeq_gen.schedules import Cosine, Flow
 
 KEY = jax.random.key(0)
@@ -52,6 +52,26 @@ def test_from_pure_noise_and_to_pure_data_it_is_ddim(order, rule, schedule):
     )
 
 
+@pytest.mark.parametrize("order", [2, 3])
+@pytest.mark.parametrize("schedule", [Flow(), Cosine()], ids=str)
+def test_with_noise_too_it_is_first_order_at_the_ends(order, schedule):
+    denoise = exact.denoiser(WORLD, schedule)
+    sampler, first = (make(denoise, schedule) for make in (
+        lambda f, s: singlestep(f, s, order=order, eta=0.7), lambda f, s: exponential(f, s, eta=0.7)
+    ))  # fmt: skip
+    assert sampler.noises == order
+    move, by_first = (
+        jax.jit(lambda rows, t, s, one=one: one.step(rows, (), jnp.asarray(Z), t, s)[0]) for one in (sampler, first)
+    )
+    for t, s in ((1.0, 0.5), (0.5, 0.0)):
+        mean, one = (by_first(row, t, s) for row in (jnp.zeros((1, 2)), jnp.ones((1, 2))))
+        np.testing.assert_allclose(move(jnp.zeros((order, 2)), t, s), mean, rtol=1e-5)
+        each = jnp.stack([move(jnp.stack([row, row], axis=1), t, s) - mean for row in jnp.eye(order)])
+        np.testing.assert_allclose(jnp.sum(each**2, axis=0), (one - mean) ** 2, rtol=1e-4, atol=1e-10)
+    run = lambda z: sample(KEY, sampler, z, clocks.uniform(6))  # noqa: E731
+    assert bool(jnp.all(jnp.isfinite(jax.jacrev(run)(jnp.asarray(Z)))))
+
+
 @pytest.mark.parametrize(("order", "rule"), CASES)
 def test_it_comes_nearer_than_ddim(order, rule):
     schedule = Cosine()
@@ -71,6 +91,8 @@ def test_it_comes_nearer_than_ddim(order, rule):
         ({"order": 4}, "order must be 2 or 3, got order=4"),
         ({"rule": "slope"}, "rule must be data or noise, got rule='slope'"),
         ({"two_point": "bh2"}, "two_point must be one of exact, midpoint, trapezoid, got two_point='bh2'"),
+        ({"eta": -0.5}, "eta must not be negative, got eta=-0.5"),
+        ({"eta": 0.5, "rule": "noise"}, "eta > 0 needs rule 'data', got rule='noise'"),
         ({"r1": 0.0}, r"stages must rise within \(0, 1\], got r1=0.0"),
         ({"r1": 1.5}, r"stages must rise within \(0, 1\], got r1=1.5"),
         ({"order": 3, "r1": 0.7}, r"stages must rise within \(0, 1\], got r1=0.7, last=0.66"),
