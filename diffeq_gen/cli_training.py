@@ -31,6 +31,7 @@ SAMPLERS = (
 
 def _samplers() -> Mapping[str, Callable[[Denoiser, Schedule], Sampler]]:
     from diffeq_gen import samplers
+    from diffeq_gen.coordinates import STRAIGHT
 
     return {
         "ddim": samplers.ddim,
@@ -45,6 +46,11 @@ def _samplers() -> Mapping[str, Callable[[Denoiser, Schedule], Sampler]]:
         "singlestep": samplers.singlestep,
         "unipc": samplers.unipc,
         "lms": samplers.lms,
+        "runge-kutta": lambda denoise, schedule: samplers.runge_kutta(denoise, schedule, coordinate=STRAIGHT),
+        "deis": samplers.deis,
+        "ipndm": samplers.ipndm,
+        "pndm": samplers.pndm,
+        "consistency": samplers.consistency,
     }
 
 

@@ -9,6 +9,7 @@ Gaussian data.
 """
 
 from diffeq_gen.samplers.adaptive import adaptive
+from diffeq_gen.samplers.aligned import aligned
 from diffeq_gen.samplers.clipping import clipped, thresholded
 from diffeq_gen.samplers.compose import denoised, started
 from diffeq_gen.samplers.deis import deis, ipndm, pndm, pseudo_runge_kutta
@@ -24,6 +25,7 @@ from diffeq_gen.samplers.singlestep import singlestep
 
 __all__ = [
     "adaptive",
+    "aligned",
     "churn",
     "clipped",
     "consistency",
