@@ -26,6 +26,7 @@ __all__ = ["SAMPLERS", "evaluate", "history", "plot", "progress", "sample", "tra
 RUN = Path("run")
 SAMPLERS = (
     "ddim", "ddpm", "churn", "exponential", "euler", "heun", "edm", "euler-maruyama", "multistep", "singlestep", "unipc", "lms",
+    "runge-kutta", "deis", "ipndm", "pndm",
 )  # fmt: skip
 
 
@@ -50,7 +51,6 @@ def _samplers() -> Mapping[str, Callable[[Denoiser, Schedule], Sampler]]:
         "deis": samplers.deis,
         "ipndm": samplers.ipndm,
         "pndm": samplers.pndm,
-        "consistency": samplers.consistency,
     }
 
 
