@@ -2,10 +2,11 @@
 
     x = sample(key, ddim(denoise, schedule), z, times)
 
-`first_order` holds DDIM, DDPM, churn and the exact constant-eta step, which are one formula; `ode` Euler and Heun of the
-probability flow; `edm` the sampler of Karras et al.; `sde` Euler-Maruyama; `interpolation` what solvers of high order are
-made of, `multistep` and `singlestep` those solvers, `compose` samplers made of samplers; `law` the exact law of them all on
-Gaussian data.
+`first_order` holds DDIM, DDPM, churn, the exact constant-eta step and the consistency sampler, which are one formula; `ode`
+Euler and Heun of the probability flow, `runge_kutta` their like along any coordinate; `edm` the sampler of Karras et al.; `sde`
+Euler-Maruyama; `interpolation` what solvers of high order are made of, `multistep`, `deis` and `singlestep` those solvers,
+`adaptive` the last with steps of its own choice; `compose` samplers made of samplers, `clipping` what is done to a prediction
+first; `law` the exact law of them all on Gaussian data; `aligned` a grid fitted to one of them.
 """
 
 from diffeq_gen.samplers.adaptive import adaptive
