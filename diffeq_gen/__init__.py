@@ -18,6 +18,7 @@ _CHAPTERS = (
     "schedules",
     "clocks",
     "coordinates",
+    "grids",
     "paths",
     "predictions",
     "exact",

@@ -27,11 +27,13 @@ RUN = Path("run")
 SAMPLERS = (
     "ddim", "ddpm", "churn", "exponential", "euler", "heun", "edm", "euler-maruyama", "multistep", "singlestep", "unipc", "lms",
     "multistep-sde", "singlestep-sde", "er-sde",
+    "runge-kutta", "deis", "ipndm", "pndm",
 )  # fmt: skip
 
 
 def _samplers() -> Mapping[str, Callable[[Denoiser, Schedule], Sampler]]:
     from diffeq_gen import samplers
+    from diffeq_gen.coordinates import STRAIGHT
 
     return {
         "ddim": samplers.ddim,
@@ -49,6 +51,10 @@ def _samplers() -> Mapping[str, Callable[[Denoiser, Schedule], Sampler]]:
         "multistep-sde": lambda denoise, schedule: samplers.multistep(denoise, schedule, eta=1.0),
         "singlestep-sde": lambda denoise, schedule: samplers.singlestep(denoise, schedule, eta=1.0),
         "er-sde": samplers.er_sde,
+        "runge-kutta": lambda denoise, schedule: samplers.runge_kutta(denoise, schedule, coordinate=STRAIGHT),
+        "deis": samplers.deis,
+        "ipndm": samplers.ipndm,
+        "pndm": samplers.pndm,
     }
 
 

@@ -68,7 +68,8 @@ def forward_sde(schedule: Schedule) -> tuple[Field, Callable[[Time], jax.Array]]
 def probability_flow(denoise: Denoiser, schedule: Schedule) -> Field:
     """u(z, t) = alpha' x0_hat + sigma' eps_hat: the ODE that carries p_t.  Song et al. 2021, Eq. 13.
 
-    Never f z - g^2 score / 2, whose two terms both blow up where alpha -> 0.  Undefined at sigma = 0.
+    Never f z - g^2 score / 2, whose two terms both blow up where alpha -> 0.  Undefined at sigma = 0.  A solver library that
+    asks for (t, y, args), as diffrax does, takes `lambda t, y, args: u(y, t)`, and times that run down.
     Theorems: velocity-is-pfode-drift, continuity-equation, pfode, kl-velocity-derivative.
     """
 

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "diffeq_gen"
 
 FLOORS = {
     "types": 0,
-    "schedules": 1, "clocks": 1, "coordinates": 1, "bases": 1,
+    "schedules": 1, "clocks": 1, "coordinates": 1, "grids": 1, "bases": 1,
     "paths": 2, "predictions": 2, "exact": 2,
     "equations": 3, "weights": 3, "guidance": 3, "couplings": 3,
     "losses": 4, "samplers": 4, "likelihood": 4, "corruptions": 4, "discrete": 4,

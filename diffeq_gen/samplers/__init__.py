@@ -2,13 +2,16 @@
 
     x = sample(key, ddim(denoise, schedule), z, times)
 
-`first_order` holds DDIM, DDPM, churn and the exact constant-eta step, which are one formula; `ode` Euler and Heun of the
-probability flow; `edm` the sampler of Karras et al.; `sde` Euler-Maruyama; `interpolation` what solvers of high order are
-made of, `multistep` and `singlestep` those solvers, of the flow and of the SDE; `langevin` the corrector; `compose` samplers
-made of samplers; `law` the exact law of them all on Gaussian data; `conformance` what any step owes, also one of your own.
+`first_order` holds DDIM, DDPM, churn, the exact constant-eta step and the consistency sampler, which are one formula; `ode`
+Euler and Heun of the probability flow, `runge_kutta` their like along any coordinate; `edm` the sampler of Karras et al.; `sde`
+Euler-Maruyama; `interpolation` what solvers of high order are made of, `multistep`, `deis` and `singlestep` those solvers, of
+the flow and of the SDE, `adaptive` the last with steps of its own choice; `langevin` the corrector; `compose` samplers made of
+samplers, `clipping` what is done to a prediction first; `law` the exact law of them all on Gaussian data; `aligned` a grid
+fitted to one of them; `conformance` what any step owes, also one of your own.
 """
 
 from diffeq_gen.samplers.adaptive import adaptive
+from diffeq_gen.samplers.aligned import aligned
 from diffeq_gen.samplers.clipping import clipped, thresholded
 from diffeq_gen.samplers.compose import churned, corrected, denoised, raised, started
 from diffeq_gen.samplers.conformance import conform, stateless
@@ -26,6 +29,7 @@ from diffeq_gen.samplers.singlestep import singlestep
 
 __all__ = [
     "adaptive",
+    "aligned",
     "churn",
     "churned",
     "clipped",

@@ -49,7 +49,8 @@ def adaptive(
     `first` is the first step in log-SNR, `most` the largest number of steps tried, each of which costs `order` evaluations.  The
     tolerances are of a step and not of the end.  Where `most` steps do not reach s, or a prediction is not finite, z is nan and
     `arrived` false.  A batch is vmap, and takes as long as its slowest; under `jit` it compiles once.  A while loop: it has
-    derivatives forwards, by `jvp` (of the steps as they were, their lengths held), and none backwards.  Both ends need a finite log-SNR: end where sigma is small, then `denoised`.
+    derivatives forwards, by `jvp` (of the steps as they were, their lengths held), and none backwards.  Both ends need a finite
+    log-SNR: end where sigma is small, and take x0_hat there.
     Raises: ValueError where order is not 2 or 3, rule is unknown, t is not later than s, log-SNR is infinite at an end, or an
     option is out of its range.
     Theorems: embedded-steps-are-singlesteps.

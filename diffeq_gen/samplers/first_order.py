@@ -41,7 +41,8 @@ def ddim(denoise: Denoiser, schedule: Schedule, *, eta: float = 0.0) -> Sampler:
     eta = 0 is deterministic, eta = 1 is `ddpm`; per step, eta^2 up to 1/(1 - e^{-Delta}) exists and more gives nan.
     Raises: ValueError where eta is negative.
     Theorems: ddim-update, ddim-is-euler, ddim-equals-fm-euler, ddim-rotation-form, ddim-scale-invariance-euler-not,
-    ddim-eta-is-churn, eta-conventions, kdiff-ancestral-is-ddim-eta, consistency-sampler-is-eta-max, ddim-inversion-error.
+    ddim-eta-is-churn, eta-conventions, kdiff-ancestral-is-ddim-eta, consistency-sampler-is-eta-max, ddim-inversion-error,
+    ddim-on-a-gaussian-shrinks-by-a-cosine.
     """
     require(lambda eta: eta >= 0, "eta must not be negative", eta=eta)
     still = _is_zero(eta)

@@ -121,16 +121,13 @@ def along_the_schedule(schedule, z, c, t, s):
          z=vectors(2), t=times, s=earlier("t"), cases=100)  # fmt: skip
 def runge_kutta_by_name(schedule, z, t, s):
     """Heun's rule along sigma/alpha is `edm`, in t it is `heun`, along sigma/(alpha + sigma) it is `heun` of the straight flow,
-    and Euler's rule in t is `euler`, on any schedule."""
+    on any schedule."""
     predict, p, q = _flowing(schedule), at(schedule, t), at(schedule, s)
     whole, whole_s = p.alpha + p.sigma, q.alpha + q.sigma
     flow = whole_s * _move(samplers.heun(_predict, Flow()), z, z / whole, p.sigma / whole, q.sigma / whole_s)
     left = [_tableau(schedule, z, t, s, HEUN, one) for one in (NOISE, None, STRAIGHT)]
-    left.append(_tableau(schedule, z, t, s, EULER, None))
-    edm, heun, euler = (
-        _move(verb(predict, schedule), z, z, t, s) for verb in (samplers.edm, samplers.heun, samplers.euler)
-    )
-    return left, [edm, heun, flow, euler]
+    edm, heun = (_move(verb(predict, schedule), z, z, t, s) for verb in (samplers.edm, samplers.heun))
+    return left, [edm, heun, flow]
 
 
 def _tableau(schedule, z, t, s, tableau, coordinate):

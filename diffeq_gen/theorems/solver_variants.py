@@ -16,7 +16,7 @@ from diffeq_gen.schedules import Flow, at
 from diffeq_gen.theorems.domains import earlier, positive, probabilities, schedules, smooth_schedules, times, vectors
 from diffeq_gen.theorems.first_order import _ending, _move, _noise_in, _opening, _predict
 from diffeq_gen.theorems.registry import theorem
-from diffeq_gen.theorems.solver_algebra import TIMES, _quadrature
+from diffeq_gen.theorems.solver_exactness import TIMES, _quadrature
 from diffeq_gen.theorems.solver_families import PARABOLAS, _integral, _polynomial, _Sigma
 
 __all__: list[str] = []
@@ -54,7 +54,7 @@ def deis_by_its_integral(schedule, z):
     """DEIS weights eps_hat of the last steps by the integrals over rho = sigma/alpha of the Lagrange polynomials in t; its first step
     is DDIM, and so is each of its steps at order one."""
     integrals = lambda *ends: _lagrange_in_time(schedule, *ends)  # noqa: E731
-    left, right = _chain(samplers.deis(_predict, schedule), schedule, z, integrals, steps=3)
+    left, right = _chain(samplers.deis(_predict, schedule, order=2), schedule, z, integrals, steps=2)
     t, s = (jnp.asarray(end, z.dtype) for end in TIMES[:2])
     first, ddim = samplers.deis(_predict, schedule, order=1), samplers.ddim(_predict, schedule)
     return [*left, left[0], _move(first, z, z, t, s)], [*right, *[_move(ddim, z, z, t, s)] * 2]
@@ -117,14 +117,14 @@ def ipndm_is_lms_of_even_steps(schedule, z, c):
         return [(s / (1 - s) - t / (1 - t)) * weight for weight in TEXTBOOK[len(nodes) - 1]]
 
     left, right = _chain(samplers.ipndm(_predict, Flow()), Flow(), z, textbook, steps=4)
-    even = [_even_steps(verb(_predict, _Sigma()), z) for verb in (samplers.ipndm, samplers.lms)]
+    even = [_even_steps(verb(_predict, _Sigma(), order=3), z) for verb in (samplers.ipndm, samplers.lms)]
     missed, solution, miss = _linear_slope(schedule, c, z)
     return [*left, even[0], missed], [*right, even[1], solution + miss]
 
 
 def _even_steps(sampler, z):
     memory = sampler.init(z)
-    for i in range(4):
+    for i in range(3):
         t, s = (jnp.asarray(0.9 - 0.2 * j, z.dtype) for j in (i, i + 1))
         z, memory = sampler.step(z[:0], memory, z, t, s)
     return z
