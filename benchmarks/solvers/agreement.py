@@ -8,7 +8,9 @@ their own (`peers.py`).  A line is a peer and ours, and the largest difference o
 grids (Karras et al.'s, even in log-SNR, even in sigma/alpha, and uneven by chance) or those it names; "zero" is the first with
 sigma = 0 at its end.  "plain" is the library as it is, "double" the same made to compute in float64; "mended" reads one place
 of its source otherwise.  Words in brackets are ours built here from parts, or with one place read otherwise.  Every difference
-above 1e-12 must have its explanation here: the exit status is 1 where one has none.  --errors needs no peers: how far from the flow ours and theirs end where they are two methods.
+above 1e-12 must have its explanation here: the exit status is 1 where one has none.
+
+--errors needs no peers: how far from the flow ours and theirs end where they are two methods.
 """
 
 import argparse
