@@ -1,6 +1,6 @@
 """What a step of a high-order solver costs beside the evaluations of the network, compiled; and what it remembers.
 
-    python -m benchmarks.solvers.overhead [--pairs 15] [--evaluations 48] [--only time | --only counts] [--network U-Net]
+    python -m benchmarks.solvers.overhead [--pairs 15] [--evaluations 48] [--only time | --only counts] [--network U-Net] [--cpu]
 
 The other side of a ratio is a `lax.scan` written by hand that evaluates the same network as often, at the same times, and does
 two multiplications from a table after each.  The rows without a network are not meant for the target: their difference over
@@ -10,6 +10,7 @@ lays out for a run beside its arguments and its result, at 10 and at 1000 steps.
 """
 
 import argparse
+import time
 from collections.abc import Callable
 
 import jax
@@ -50,7 +51,7 @@ def bare(denoise: Denoiser, z: jax.Array, times: jax.Array) -> jax.Array:
     return jax.lax.scan(lambda z, t: (0.5 * z + 0.25 * denoise(z, t), None), z, times[:-1])[0]
 
 
-def seconds(schedule: Schedule, pairs: int, evaluations: int, network_name: str) -> None:
+def seconds(schedule: Schedule, pairs: int, evaluations: int, network_name: str, clock: Callable[[], float]) -> None:
     """The table of ratios, for the networks whose name holds this."""
     key, every = jax.random.key(1), np.asarray(grid(schedule, evaluations))
     head(f"solvers, {evaluations} evaluations", ("sample", "by hand"), TARGET)
@@ -62,7 +63,7 @@ def seconds(schedule: Schedule, pairs: int, evaluations: int, network_name: str)
         for method, (build, stages) in METHODS.items():
             sampler, times = build(denoise, schedule), grid(schedule, evaluations // stages)
             ours = lambda sampler=sampler, z=z, times=times: samplers.sample(key, sampler, z, times)  # noqa: E731
-            line(f"{method:12} {name}", compare(ours, lambda z=z, scan=scan: scan(key, z), pairs=pairs))
+            line(f"{method:12} {name}", compare(ours, lambda z=z, scan=scan: scan(key, z), pairs=pairs, clock=clock))
 
 
 def counts(schedule: Schedule) -> None:
@@ -93,10 +94,14 @@ def main() -> None:
     parser.add_argument("--evaluations", type=int, default=48)
     parser.add_argument("--only", choices=("time", "counts"))
     parser.add_argument("--network", default="", help="time those networks alone whose name holds this")
+    parser.add_argument(
+        "--cpu", action="store_true", help="seconds of the process on its cores, not of the clock on the wall"
+    )
     options = parser.parse_args()
+    clock = time.process_time if options.cpu else time.perf_counter
     schedule = schedules.Cosine()
     if options.only != "counts":
-        seconds(schedule, options.pairs, options.evaluations, options.network)
+        seconds(schedule, options.pairs, options.evaluations, options.network, clock)
     if options.only != "time":
         counts(schedule)
 
