@@ -1,6 +1,7 @@
 """Our solvers against those that people run today, to the last digit: one mixture, the same grids, the same exact denoiser.
 
     python -m benchmarks.solvers.agreement --peers PEERS_PYTHON [--steps 20]
+    python -m benchmarks.solvers.agreement --errors
 
 PEERS_PYTHON is the Python of an environment with `benchmarks/solvers/requirements.txt`; the peers run there, in a process of
 their own (`peers.py`).  A line is a peer and ours, and the largest difference of z/alpha at the end over the largest entry, over four
@@ -8,6 +9,8 @@ grids (Karras et al.'s, even in log-SNR, even in sigma/alpha, and uneven by chan
 sigma = 0 at its end.  "plain" is the library as it is, "double" the same made to compute in float64; "mended" reads one place
 of its source otherwise.  Words in brackets are ours built here from parts, or with one place read otherwise.  Every difference
 above 1e-12 must have its explanation here: the exit status is 1 where one has none.
+
+--errors needs no peers: how far from the flow ours and theirs end where they are two methods.
 """
 
 import argparse
@@ -296,13 +299,38 @@ def compare(
     return lines, [str(version) for version in theirs["versions"]], said
 
 
+def errors(given: dict[str, np.ndarray]) -> None:
+    """Largest errors of two ways to do the same, on even steps in log-SNR from sigma/alpha = 5 to 1/20."""
+    run = Ours(given)
+    pairs = [(*ours("singlestep", order=3, rule=rule), alone(rule)) for rule in ("data", "noise")]
+    for order in (1, 2):
+        here = ours("multistep", order=order, rule="noise", corrector=True)
+        pairs += [(*here, other) for other in held(order, "exact")]
+
+    def end(words: str, build: Callable[[Denoiser, Schedule], Sampler], steps: int) -> np.ndarray:
+        given["grid:errors"] = np.geomspace(5.0, 0.05, steps + 1)
+        return run(Row("", words, build), "errors")
+
+    exactly = end(*ours("singlestep", order=3), 1000)
+    sizes = (20, 40, 80, 160)
+    print(f"  {'steps':62}" + "".join(f"{n:>9}" for n in sizes))
+    for words, build, other in pairs:
+        for one in ((words, build), other):
+            apart = [np.max(np.abs(end(*one, n) - exactly)) for n in sizes]
+            print(f"  {one[0]:62}" + "".join(f"{value:9.1e}" for value in apart), flush=True)
+
+
 def main() -> None:
     """The table, what explains its lines, and how many have no explanation."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peers", default=sys.executable, help="the Python of the environment that holds the peers")
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--errors", action="store_true", help="errors of two ways to do the same; needs no peers")
     options = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
+    if options.errors:
+        errors(problem(options.steps))
+        return
     lines, versions, said = compare(problem(options.steps), options.peers)
     print(f"{', '.join(versions)}; {options.steps} steps; differences relative to the largest entry of the end")
     print(f"  {'peer':58} {'ours':66} {'plain':>8} {'double':>8}")

@@ -1,16 +1,17 @@
 """Solvers on a trained network: distance of what they draw to held-out digits, against the evaluations they take.
 
     diffeq-gen train runs/digits
-    python -m benchmarks.solvers.digits runs/digits [--budgets 4 7 10 16 25 49] [--long 1000]
+    python -m benchmarks.solvers.digits runs/digits [--budgets 4 7 13 25 49] [--pictures 297] [--long 1000]
 
 Every solver starts from the same noise, takes steps of equal length in t, and is denoised at the end, which is one of its
 evaluations.  `sw` is the sliced Wasserstein distance to held-out pictures (`floor`: that of as many training pictures).
 `flow` is how far, root mean square over pixels, a drawing lies from the one that the probability flow itself makes of the
-same noise.  The second table is that of the DDIM paper: DDIM and DDPM by their number of steps, to --long.
+same noise.  The second table is that of the DDIM paper: DDIM and DDPM by their number of steps, and DDPM once with --long.
 """
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -35,13 +36,18 @@ METHODS: dict[str, tuple[Build, int]] = {
 """What builds a solver, and its evaluations a step."""
 
 
+Drawn = Callable[[Build, int], np.ndarray]
+"""(what builds a solver, its steps) -> what it draws."""
+
+
 def main() -> None:
     """Both tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", help="a folder that diffeq-gen train left")
-    parser.add_argument("--budgets", type=int, nargs="+", default=[4, 7, 10, 16, 25, 49])
-    parser.add_argument("--long", type=int, default=1000, help="the largest number of steps of the second table")
+    parser.add_argument("run", type=Path, help="a folder that diffeq-gen train left")
+    parser.add_argument("--budgets", type=int, nargs="+", default=[4, 7, 13, 25, 49])
+    parser.add_argument("--long", type=int, default=1000, help="steps of the last DDPM")
     parser.add_argument("--pictures", type=int, default=297)
+    parser.add_argument("--only", choices=("solvers", "steps"), help="one of the two tables")
     options = parser.parse_args()
     run, key = training.restore(options.run), jax.random.key(0)
     data_key, train_key = jax.random.split(jax.random.key(1))
@@ -56,28 +62,40 @@ def main() -> None:
     def distance(pictures: np.ndarray) -> float:
         return sliced_wasserstein(pictures, held_out)
 
-    flow = drawn(lambda d, s: samplers.multistep(d, s, order=3), 200)
     floor = [sliced_wasserstein(train[i : i + options.pictures], held_out) for i in range(0, 1200, options.pictures)]
-    print(f"step {int(run.state.step)}, {options.pictures} pictures; sw of training pictures {np.mean(floor):.4f}, "
-          f"of the flow {distance(flow):.4f}")  # fmt: skip
-    print(f"  {'evaluations':14}" + "".join(f"{budget:>16}" for budget in options.budgets))
-    print(f"  {'':14}" + "      sw    flow" * len(options.budgets))
+    print(f"step {int(run.state.step)}, {options.pictures} pictures; sw of training pictures {np.mean(floor):.4f}")
+    if options.only != "steps":
+        against_evaluations(drawn, distance, options.budgets)
+    if options.only != "solvers":
+        against_steps(drawn, distance, options.long)
+
+
+def against_evaluations(drawn: Drawn, distance: Callable[[np.ndarray], float], budgets: list[int]) -> None:
+    """Every solver by its evaluations: sw, and how far from the flow."""
+    flow = drawn(lambda d, s: samplers.multistep(d, s, order=3), 150)
+    print(f"  sw of the flow {distance(flow):.4f}")
+    print(f"  {'evaluations':14}" + "".join(f"{budget:>16}" for budget in budgets))
+    print(f"  {'':14}" + "      sw    flow" * len(budgets), flush=True)
     for name, (build, stages) in METHODS.items():
         cells = []
-        for budget in options.budgets:
+        for budget in budgets:
             pictures = drawn(build, (budget - 1) // stages)
             cells.append(f"{distance(pictures):8.4f}{np.sqrt(np.mean((pictures - flow) ** 2)):8.4f}")
         print(f"  {name:14}" + "".join(cells), flush=True)
-    steps = [n for n in (10, 20, 50, 100, 1000) if n <= options.long]
-    print(f"  {'steps':14}" + "".join(f"{n:>9}" for n in steps))
+
+
+def against_steps(drawn: Drawn, distance: Callable[[np.ndarray], float], long: int) -> None:
+    """DDIM and DDPM by their steps: sw."""
+    steps = (10, 20, 50)
+    print(f"  {'steps':14}" + "".join(f"{n:>9}" for n in (*steps, long)))
     noisy: dict[str, Build] = {
         "ddim, eta 0": samplers.ddim,
         "ddim, eta 1/2": lambda d, s: samplers.ddim(d, s, eta=0.5),
         "ddpm": samplers.ddpm,
-        "ddpm, v_large": lambda d, s: samplers.ddpm(d, s, variance=1.0),
     }
     for name, build in noisy.items():
-        print(f"  {name:14}" + "".join(f"{distance(drawn(build, n)):9.4f}" for n in steps), flush=True)
+        taken = (*steps, long) if name == "ddpm" else steps
+        print(f"  {name:14}" + "".join(f"{distance(drawn(build, n)):9.4f}" for n in taken), flush=True)
 
 
 if __name__ == "__main__":

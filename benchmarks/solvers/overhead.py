@@ -1,14 +1,16 @@
 """What a step of a high-order solver costs beside the evaluations of the network, compiled; and what it remembers.
 
-    python -m benchmarks.solvers.overhead [--pairs 15] [--evaluations 48]
+    python -m benchmarks.solvers.overhead [--pairs 15] [--evaluations 48] [--only time | --only counts] [--network U-Net] [--cpu]
 
 The other side of a ratio is a `lax.scan` written by hand that evaluates the same network as often, at the same times, and does
 two multiplications from a table after each.  The rows without a network are not meant for the target: their difference over
-the number of evaluations is what the solver adds to one.  The last table is the memory that XLA lays out for a run beside its
-arguments and its result, at 10 and at 1000 steps.
+the number of evaluations is what the solver adds to one.  Counts do not depend on what else the machine does: XLA's own of the
+arithmetic and of the bytes moved by a step, over those of the bare scan's step times the evaluations; and of the memory that it
+lays out for a run beside its arguments and its result, at 10 and at 1000 steps.
 """
 
 import argparse
+import time
 from collections.abc import Callable
 
 import jax
@@ -37,35 +39,71 @@ METHODS: dict[str, tuple[Build, int]] = {
 """What builds a solver, and its evaluations a step."""
 
 
-def temporary(sampler: Sampler, z: jax.Array, times: jax.Array) -> int:
-    """Bytes of temporary memory of the compiled run."""
-    run = jax.jit(lambda key, z, times: samplers.sample(key, sampler, z, times))
-    return run.lower(jax.random.key(0), z, times).compile().memory_analysis().temp_size_in_bytes
+def counted(run: Callable[..., jax.Array], *arguments: jax.Array) -> tuple[float, float, int]:
+    """(operations, bytes moved, bytes of temporary memory) of the compiled program; the body of a loop counts once."""
+    compiled = jax.jit(run).lower(*arguments).compile()
+    cost = compiled.cost_analysis()
+    return cost["flops"], cost["bytes accessed"], compiled.memory_analysis().temp_size_in_bytes
 
 
-def main() -> None:
-    """Every solver on every network, then the memory."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=15)
-    parser.add_argument("--evaluations", type=int, default=48)
-    options = parser.parse_args()
-    key, schedule = jax.random.key(1), schedules.Cosine()
-    grid = lambda n: clocks.uniform_log_snr(schedule, n, log_snr_min=-10.0, log_snr_max=10.0)  # noqa: E731
-    every = np.asarray(grid(options.evaluations))
-    head(f"solvers, {options.evaluations} evaluations", ("sample", "by hand"), TARGET)
+def bare(denoise: Denoiser, z: jax.Array, times: jax.Array) -> jax.Array:
+    """The scan that evaluates, and multiplies twice."""
+    return jax.lax.scan(lambda z, t: (0.5 * z + 0.25 * denoise(z, t), None), z, times[:-1])[0]
+
+
+def seconds(schedule: Schedule, pairs: int, evaluations: int, network_name: str, clock: Callable[[], float]) -> None:
+    """The table of ratios, for the networks whose name holds this."""
+    key, every = jax.random.key(1), np.asarray(grid(schedule, evaluations))
+    head(f"solvers, {evaluations} evaluations", ("sample", "by hand"), TARGET)
     for name, (net, shape) in NETWORKS.items():
+        if network_name not in name:
+            continue
         denoise, z = network(net, shape), jax.random.normal(key, shape)
         scan = by_hand("ddim", denoise, every)
         for method, (build, stages) in METHODS.items():
-            sampler, times = build(denoise, schedule), grid(options.evaluations // stages)
+            sampler, times = build(denoise, schedule), grid(schedule, evaluations // stages)
             ours = lambda sampler=sampler, z=z, times=times: samplers.sample(key, sampler, z, times)  # noqa: E731
-            line(f"{method:12} {name}", compare(ours, lambda z=z, scan=scan: scan(key, z), pairs=options.pairs))
-    net, shape = NETWORKS["U-Net 8 x 8, batch 16"]
-    denoise, z = network(net, shape), jnp.zeros(shape)
-    print(f"  temporary memory, U-Net 8 x 8, batch 16 {'10 steps':>19} {'1000 steps':>14}")
-    for method, (build, _) in METHODS.items():
-        few, many = (temporary(build(denoise, schedule), z, grid(steps)) for steps in (10, 1000))
-        print(f"  {method:32} {few / 1024:21.1f} KiB {many / 1024:10.1f} KiB", flush=True)
+            line(f"{method:12} {name}", compare(ours, lambda z=z, scan=scan: scan(key, z), pairs=pairs, clock=clock))
+
+
+def counts(schedule: Schedule) -> None:
+    """The tables of what XLA counts."""
+    few, many = grid(schedule, 10), grid(schedule, 1000)
+    for name, (net, shape) in list(NETWORKS.items())[1:]:
+        denoise, z = network(net, shape), jnp.zeros(shape)
+        operations, moved, held = counted(lambda z, times, denoise=denoise: bare(denoise, z, times), z, few)
+        print(f"  {name:26} {'operations':>10} {'bytes':>8}   memory, 10 steps   1000 steps"
+              f"   (bare scan {held / 1024:.1f} KiB)")  # fmt: skip
+        for method, (build, stages) in METHODS.items():
+            sampler = build(denoise, schedule)
+            run = lambda z, times, sampler=sampler: samplers.sample(jax.random.key(0), sampler, z, times)  # noqa: E731
+            here, more = counted(run, z, few), counted(run, z, many)
+            print(f"  {method:26} {here[0] / operations / stages:10.5f} {here[1] / moved / stages:8.4f}"
+                  f" {here[2] / 1024:13.1f} KiB {more[2] / 1024:8.1f} KiB", flush=True)  # fmt: skip
+
+
+def grid(schedule: Schedule, steps: int) -> jax.Array:
+    """Steps of equal length in log-SNR."""
+    return clocks.uniform_log_snr(schedule, steps, log_snr_min=-10.0, log_snr_max=10.0)
+
+
+def main() -> None:
+    """Every solver on every network: seconds, then counts."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--evaluations", type=int, default=48)
+    parser.add_argument("--only", choices=("time", "counts"))
+    parser.add_argument("--network", default="", help="time those networks alone whose name holds this")
+    parser.add_argument(
+        "--cpu", action="store_true", help="seconds of the process on its cores, not of the clock on the wall"
+    )
+    options = parser.parse_args()
+    clock = time.process_time if options.cpu else time.perf_counter
+    schedule = schedules.Cosine()
+    if options.only != "counts":
+        seconds(schedule, options.pairs, options.evaluations, options.network, clock)
+    if options.only != "time":
+        counts(schedule)
 
 
 if __name__ == "__main__":
