@@ -179,7 +179,9 @@ class _Traced:
                 self.error = f"{_told(error)}, {at}"
                 return
             self.shape = "" if after_z.shape == shape else f"a step makes {after_z.shape} of {shape}"
-            self.dtype = "" if after_z.dtype == dtype else f"a step makes {after_z.dtype} of {dtype}, where float64 is enabled"
+            self.dtype = (
+                "" if after_z.dtype == dtype else f"a step makes {after_z.dtype} of {dtype}, where float64 is enabled"
+            )
             self.memory = "" if _kinds(after_memory) == _kinds(memory) else (
                 f"the memory is {_kinds(memory)} before a step and {_kinds(after_memory)} after it, {at}")  # fmt: skip
             drawing = sorted(name for name in _primitives(jaxpr.jaxpr) if any(word in name for word in DRAWS))

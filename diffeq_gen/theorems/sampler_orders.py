@@ -30,10 +30,10 @@ def _side_by_side(*parts):
     return Sampler(lambda z: (), step, 1)
 
 
-def _grids(first, last, dtype):
+def _grids(first, last, dtype, sizes=SIZES):
     """One grid of times for each size, all of one length, so that one compilation serves them all."""
-    finest = np.arange(SIZES[-1] + 1)
-    shares = np.stack([np.floor(finest * n / SIZES[-1]) / n for n in SIZES])
+    finest = np.arange(sizes[-1] + 1)
+    shares = np.stack([np.floor(finest * n / sizes[-1]) / n for n in sizes])
     return jnp.asarray(first + (last - first) * shares, dtype)
 
 
