@@ -18,7 +18,7 @@ from diffeq_gen.samplers.conformance import Method
 from diffeq_gen.samplers.loop import taken
 from diffeq_gen.schedules import at
 from diffeq_gen.theorems.domains import Domain, gaussians, scalars, smooth_schedules, vectors
-from diffeq_gen.theorems.refinement import SIZES, grids
+from diffeq_gen.theorems.refinement import grids
 from diffeq_gen.theorems.registry import theorem
 from diffeq_gen.theorems.solver_orders import _bent, _resting
 from diffeq_gen.types import Denoiser, Sampler, Schedule, pytree, static
@@ -26,9 +26,11 @@ from diffeq_gen.types import Denoiser, Sampler, Schedule, pytree, static
 __all__ = ["Configured"]
 
 ENDS = (0.65, 0.35)
-FLOOR, LEEWAY = 1e-4, 3.0
-"""Errors at the coarsest grid are taken threefold, and to be at least this share of z: there the next terms of the error may hide
-most of the first, so that its constant seems to grow.  Of an order one less it grows 16-fold over the grids, and 256-fold over
+SIZES = (16, 64, 256, 1024)
+
+FLOOR, LEEWAY = 1e-4, 8.0
+"""Errors at the coarsest grid are taken eightfold, and to be at least this share of z: there the next terms of the error may hide
+most of the first, so that its constant seems to grow.  Of an order one less it grows 64-fold over the grids, and 256-fold over
 the single steps."""
 
 
@@ -114,8 +116,13 @@ def _distance(law, known):
 
 def _sum_over_corners(missed, z):
     """Of three particles that an affine map is known by: all of one's errors may change sign at once, hardly those of three."""
-    corners = z[None] + 2 * jnp.eye(3, 2, dtype=z.dtype)
+    corners = z[None] + 2 * (1 + jnp.max(jnp.abs(z))) * jnp.eye(3, 2, dtype=z.dtype)
     return jnp.sum(jnp.abs(jax.vmap(missed)(corners)))
+
+
+def _size(made, z, start):
+    """How large that is of which errors are a share: the law that a noisy sampler starts from, or those particles."""
+    return jnp.sum(jnp.abs(start.mean)) + jnp.sum(jnp.abs(start.cov)) if made.noises else 1 + jnp.sum(jnp.abs(z))
 
 
 def _one_step(method, schedule, world, z, t):
@@ -134,7 +141,7 @@ def _one_step(method, schedule, world, z, t):
         move = lambda z: _chain(made, z, z, (t, t - h))[0]  # noqa: E731
         return _sum_over_corners(lambda z: move(z) - exact.flow_map(world, z, p, q), z)
 
-    return _at_best(2, steps, jax.vmap(error)(steps), 1 + jnp.sum(jnp.abs(z)))
+    return _at_best(2, steps, jax.vmap(error)(steps), _size(made, z, start))
 
 
 @theorem(source="the definition of a consistent one-step method; Song et al. 2021 (score_sde), App. D", kind="order", order=2,
@@ -179,7 +186,7 @@ def _run(method, schedule, world, z, order):
     """Of runs over grids of uneven steps, ever finer: how far they miss the flow map or, where noisy, the marginal."""
     made = method(exact.denoiser(world, schedule), schedule)
     p, q = (at(schedule, jnp.asarray(end, z.dtype)) for end in ENDS)
-    times = ENDS[0] + (ENDS[1] - ENDS[0]) * _bent(grids(0, 1, z.dtype))
+    times = ENDS[0] + (ENDS[1] - ENDS[0]) * _bent(grids(0, 1, z.dtype, sizes=SIZES))
     start, known = exact.marginal(world, p), exact.marginal(world, q)
 
     def error(grid):
@@ -188,7 +195,7 @@ def _run(method, schedule, world, z, order):
         run = lambda z: samplers.sample(jax.random.key(0), _resting(made), z, grid)  # noqa: E731
         return _sum_over_corners(lambda z: run(z) - exact.flow_map(world, z, p, q), z)
 
-    return _at_best(order, 1 / jnp.asarray(SIZES, z.dtype), jax.vmap(error)(times), 1 + jnp.sum(jnp.abs(z)))
+    return _at_best(order, 1 / jnp.asarray(SIZES, z.dtype), jax.vmap(error)(times), _size(made, z, start))
 
 
 @theorem(source="Song et al. 2021 (score_sde), Sec. 4; Maoutsa et al. 2020", kind="order", order=1, sampler=_of(NOISY),

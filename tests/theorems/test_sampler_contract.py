@@ -127,9 +127,8 @@ def test_each_fault_is_refuted_by_the_law_that_it_breaks(name):
 
 
 def test_a_fault_of_one_law_is_none_of_the_others():
-    stale = samplers.stateless(stale_heun)
-    assert all(verdict(name, stale) for name in (ONE_STEP, RUN, ROWS, AFFINE))
-    assert all(verdict(name, forgetful) for name in (ONE_STEP, ROWS))
+    assert all(verdict(name, samplers.stateless(stale_heun)) for name in (ONE_STEP, RUN))
+    assert verdict(ONE_STEP, forgetful)
 
 
 def two_s(denoise, schedule):
@@ -221,8 +220,9 @@ def _world():
 
 
 def test_an_order_is_at_least_what_is_claimed():
-    steps = jnp.array([1.0, 0.5, 0.25])
-    first = 3 + 1e-4
-    assert _at_best(2, steps, steps**3, 1.0)[1].tolist() == pytest.approx([first, first / 4, first / 16])
-    assert _at_best(2, steps, steps, 1.0)[1].tolist() == pytest.approx([first, first / 4, 1 / 4])
-    assert _at_best(2, steps, 0 * steps, 1.0)[1].tolist() == pytest.approx([1e-4, 1e-4 / 4, 1e-4 / 16])
+    """Errors that fall faster are slowed to the order; those that fall slower keep their slope once eight times the first is past."""
+    steps = jnp.array([1.0, 1 / 4, 1 / 16, 1 / 64])
+    first, slowed = 8 + 1e-4, steps**2
+    assert _at_best(2, steps, steps**3, 1.0)[1].tolist() == pytest.approx((first * slowed).tolist())
+    assert _at_best(2, steps, steps, 1.0)[1].tolist() == pytest.approx([first, first / 16, 1 / 16, 1 / 64])
+    assert _at_best(2, steps, 0 * steps, 3.0)[1].tolist() == pytest.approx((3e-4 * slowed).tolist())
