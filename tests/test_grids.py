@@ -10,6 +10,13 @@ from diffeq_gen.coordinates import ANGLE, DATA, LOG_SNR, NOISE, STRAIGHT
 from diffeq_gen.schedules import VE, VP, Cosine, Flow
 
 
+@pytest.fixture(scope="module", autouse=True)
+def sharp():
+    """float64, in which the bounds below are sharp; a test that asks for `precision` has its own."""
+    with jax.enable_x64(True):
+        yield
+
+
 @pytest.mark.parametrize("n", [1, 2, 7])
 def test_grids_fall_and_hold_one_value_more_than_steps_and_end_where_they_should(n, precision):
     times = [make(n, first=0.9, last=0.1) for make in (grids.quadratic, grids.cosine)]

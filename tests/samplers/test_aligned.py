@@ -13,6 +13,13 @@ from diffeq_gen.schedules import Cosine, Flow
 Z = np.array([[0.7, -1.2], [-1.3, 0.4], [0.2, 2.0]])
 
 
+@pytest.fixture(scope="module", autouse=True)
+def sharp():
+    """float64, in which the bounds below are sharp; a test that asks for `precision` has its own."""
+    with jax.enable_x64(True):
+        yield
+
+
 def test_for_ddim_on_the_normal_law_it_finds_even_angles():
     """Whose product of cosines is largest: `ddim-on-a-gaussian-is-best-in-the-angle`."""
     start = clocks.uniform_log_snr(Cosine(), 4, log_snr_min=-6.0, log_snr_max=4.0)
