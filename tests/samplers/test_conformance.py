@@ -58,6 +58,11 @@ def branching(noise, memory, moved, z, t, s):
     return (moved if t > 0.5 else z), memory
 
 
+def one_lost(noise, memory, moved, z, t, s):
+    first = jnp.reshape(jnp.arange(z.size) == 0, z.shape)
+    return jnp.where(first & (s == 0), jnp.nan, moved), memory
+
+
 def python_asked(noise, memory, moved, z, t, s):
     return moved * jax.pure_callback(asking, jax.ShapeDtypeStruct((), jnp.float32), t).astype(z.dtype), memory
 
@@ -78,6 +83,7 @@ FAULTS = {
                            "two traces of step 1 of one run give"),
     "a logarithm of sigma": (altered(lambda noise, memory, moved, z, t, s: (moved + 0 * jnp.log(s), memory)), {LATE},
                              "z is [nan, nan, nan] after that step"),
+    "one number lost at the end": (altered(one_lost), {LATE}, "z is [nan, "),
     "one minus t": (altered(lambda noise, memory, moved, z, t, s: (moved / (1 - t), memory)), {"finite at t = 1", LATE},
                     "after that step"),
 }  # fmt: skip

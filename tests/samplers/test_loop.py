@@ -182,3 +182,21 @@ def test_fewer_steps_than_an_order_needs_are_named(sampler):
         with pytest.raises(ValueError, match="the sampler's order needs more steps, got steps=3, fewest=4"):
             run(KEY, sampler, jnp.ones(2), clocks.uniform(3))
     assert samplers.sample(KEY, sampler, jnp.ones(2), clocks.uniform(4)).shape == (2,)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("edm", "alpha must be positive where a step of edm begins, got alpha=0.0, t=1.0"),
+        (
+            "euler-maruyama",
+            "alpha and sigma must be positive where a step of euler_maruyama begins, got alpha=0.0, sigma=1.0",
+        ),
+    ],
+)
+def test_a_step_from_pure_noise_that_has_no_value_is_named(name, message):
+    sampler, z, one, half = EVERY[name](Flow()), jnp.ones(2), jnp.asarray(1.0), jnp.asarray(0.5)
+    noise = jnp.zeros((sampler.noises, 2))
+    with pytest.raises(ValueError, match=message):
+        sampler.step(noise, sampler.init(z), z, one, half)
+    assert bool(jnp.all(jnp.isfinite(sampler.step(noise, sampler.init(z), z, half, 0 * half)[0])))

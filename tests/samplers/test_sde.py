@@ -70,7 +70,13 @@ def test_eta_as_a_function_is_read_at_the_time_it_starts_from():
 
 
 def test_it_has_no_value_at_pure_noise_as_it_says():
-    assert not np.any(np.isfinite(step(euler_maruyama(denoise, Flow()), 1.0, 0.5, 1.0)))
+    """Said where the time is known; under `jit` it is nan."""
+    sampler = euler_maruyama(denoise, Flow())
+    with pytest.raises(
+        ValueError, match="alpha and sigma must be positive where a step of euler_maruyama begins, got alpha=0.0"
+    ):
+        step(sampler, 1.0, 0.5, 1.0)
+    assert not np.any(np.isfinite(jax.jit(lambda t: step(sampler, t, 0.5, 1.0))(1.0)))
 
 
 @pytest.mark.parametrize("t", [0.001, 0.5, 0.999])
