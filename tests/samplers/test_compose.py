@@ -114,6 +114,15 @@ def test_churn_goes_no_further_than_the_schedule_and_keeps_what_it_may(schedule)
     assert all(0 <= t <= 1 for t in asked) and len(asked) == 4 and asked[2] == 1.0
 
 
+@pytest.mark.parametrize("make", [churned, raised])
+def test_the_sampler_has_noise_of_its_own(make):
+    adding = Sampler(lambda z: (), lambda noise, memory, z, t, s: (z + noise[0] + 2 * noise[1], memory), noises=2)
+    both, z = make(adding, VE()), jnp.zeros(())
+    gains = jax.grad(lambda noise: both.step(noise, (), z, jnp.asarray(0.6), jnp.asarray(0.4))[0])(jnp.zeros(3))
+    assert both.noises == 3 and float(gains[0]) > 0
+    np.testing.assert_array_equal(gains[1:], [1.0, 2.0])
+
+
 def test_the_corrector_has_its_own_noise_and_memory():
     counting = Sampler(
         lambda z: jnp.zeros((), z.dtype), lambda noise, m, z, t, s: (z + noise[0] + 10 * m, m + 1), noises=1
