@@ -94,10 +94,6 @@ def test_churn_of_any_step_is_finite_from_end_to_end(name, schedule):
     ):
         run = lambda z, sampler=sampler: sample(KEY, sampler, z, clocks.uniform(6))  # noqa: E731
         assert run(jnp.asarray(Z)).dtype == jnp.float32
-        if name == "heun" and isinstance(
-            schedule, Cosine | Flow | VP
-        ):  # its own: no velocity at sigma_r = 0, see below
-            continue
         assert bool(jnp.all(jnp.isfinite(run(jnp.asarray(Z)))))
 
 
@@ -126,6 +122,15 @@ def test_churn_goes_no_further_than_the_schedule_and_keeps_what_it_may(schedule)
     churned(heun_asks, schedule, undone=0.9).step(*args)
     raised(heun_asks, schedule, gamma=100.0).step(*args)
     assert all(0 <= t <= 1 for t in asked) and len(asked) == 4 and asked[2] == 1.0
+
+
+@pytest.mark.parametrize("make", [churned, raised])
+def test_the_sampler_has_noise_of_its_own(make):
+    adding = Sampler(lambda z: (), lambda noise, memory, z, t, s: (z + noise[0] + 2 * noise[1], memory), noises=2)
+    both, z = make(adding, VE()), jnp.zeros(())
+    gains = jax.grad(lambda noise: both.step(noise, (), z, jnp.asarray(0.6), jnp.asarray(0.4))[0])(jnp.zeros(3))
+    assert both.noises == 3 and float(gains[0]) > 0
+    np.testing.assert_array_equal(gains[1:], [1.0, 2.0])
 
 
 def test_the_corrector_has_its_own_noise_and_memory():
