@@ -31,6 +31,10 @@ SAMPLERS = (
 )  # fmt: skip
 
 
+HIGH_ORDER = ("multistep", "singlestep", "unipc", "lms", "multistep-sde", "singlestep-sde", "er-sde")
+"""Those that extrapolate along log-SNR, and so are given steps that are equal in it."""
+
+
 def _samplers() -> Mapping[str, Callable[[Denoiser, Schedule], Sampler]]:
     from diffeq_gen import samplers
     from diffeq_gen.coordinates import STRAIGHT
@@ -120,15 +124,17 @@ def sample(
     steps: int = 50,
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 64,
     seed: int = 0,
+    grid: str | None = None,
 ) -> int:
     """Draw pictures from a trained run into FOLDER/samples-SAMPLER.npy and .png.
 
     Args:
         folder: The run.
-        sampler: ddim, ddpm, churn, exponential, euler, heun, edm, euler-maruyama, multistep, singlestep, unipc or lms.
+        sampler: One of those of `SAMPLERS`; a name that is unknown is answered with the nearest.
         steps: Steps of the grid.
         n: Pictures.
         seed: Of the noise.
+        grid: Steps equal in time or in log-snr; if left out, log-snr for solvers of high order, time for the others.
     """
     import numpy as np
 
@@ -137,7 +143,7 @@ def sample(
     _known(sampler, SAMPLERS, "sampler")
     _positive(steps=steps, n=n)
     run = training.restore(folder)
-    pictures = _draw(run, sampler, n, steps, seed)
+    pictures = _draw(run, sampler, n, steps, seed, grid)
     with (folder / f"samples-{sampler}.part").open("wb") as draft:
         np.save(draft, pictures, allow_pickle=False)
     (folder / f"samples-{sampler}.part").replace(folder / f"samples-{sampler}.npy")
@@ -222,7 +228,7 @@ def history(folder: Path) -> tuple[list[int], list[float]]:
     return [line["step"] for line in lines], [line["loss"] for line in lines]
 
 
-def _draw(run: Any, sampler: str, n: int, steps: int, seed: int) -> Any:
+def _draw(run: Any, sampler: str, n: int, steps: int, seed: int, grid: str | None = None) -> Any:
     import jax
     import numpy as np
 
@@ -230,7 +236,9 @@ def _draw(run: Any, sampler: str, n: int, steps: int, seed: int) -> Any:
 
     shape = (n, *run.dataset.train.shape[1:])
     made = _samplers()[sampler](run.denoise, run.schedule)
-    return np.asarray(draw(jax.random.key(seed), run.denoise, run.schedule, shape, steps=steps, sampler=made))
+    grid = grid or ("log-snr" if sampler in HIGH_ORDER else "time")
+    key = jax.random.key(seed)
+    return np.asarray(draw(key, run.denoise, run.schedule, shape, steps=steps, sampler=made, grid=grid))
 
 
 @contextmanager

@@ -62,9 +62,13 @@ def _nowhere(alpha: jax.Array, sigma: jax.Array, alpha_q: jax.Array, sigma_q: ja
 
 
 class Rule(NamedTuple):
-    """What is interpolated, along what: one row of the table above; and the overshoot of its first-order step."""
+    """What is interpolated, along what: one row of the table above; and the overshoot of its first-order step.
+
+    `recovered` is x0_hat where z has moved and F has not.
+    """
 
     value: Callable[[Sample, Sample, Point], Sample]
+    recovered: Callable[[Sample, Sample, Point], Sample]
     apart: Apart
     rate: float
     scale: Callable[[Point], jax.Array]
@@ -77,6 +81,15 @@ def _data(x0: Sample, z: Sample, p: Point) -> Sample:
 
 def _noise(x0: Sample, z: Sample, p: Point) -> Sample:
     return (z - p.alpha * x0) / p.sigma
+
+
+def _held(x0: Sample, moved: Sample, p: Point) -> Sample:
+    return x0
+
+
+def _carried(x0: Sample, moved: Sample, p: Point) -> Sample:
+    """z = alpha x0 + sigma eps with the same eps; at alpha = 0 nothing has moved."""
+    return x0 + moved / jnp.where(p.alpha > 0, p.alpha, 1)
 
 
 def _half_log_snr(alpha: jax.Array, sigma: jax.Array, alpha_q: jax.Array, sigma_q: jax.Array) -> jax.Array:
@@ -92,10 +105,10 @@ def _signal_to_noise(alpha: jax.Array, sigma: jax.Array, alpha_q: jax.Array, sig
 
 
 RULES: Mapping[str, Rule] = {
-    "data": Rule(_data, _half_log_snr, -1.0, lambda q: q.alpha),
-    "noise": Rule(_noise, _half_log_snr, 1.0, lambda q: -q.sigma),
-    "slope": Rule(_noise, _noise_to_signal, 0.0, lambda q: q.alpha),
-    "signal": Rule(_data, _signal_to_noise, 0.0, lambda q: q.sigma),
+    "data": Rule(_data, _held, _half_log_snr, -1.0, lambda q: q.alpha),
+    "noise": Rule(_noise, _carried, _half_log_snr, 1.0, lambda q: -q.sigma),
+    "slope": Rule(_noise, _carried, _noise_to_signal, 0.0, lambda q: q.alpha),
+    "signal": Rule(_data, _held, _signal_to_noise, 0.0, lambda q: q.sigma),
 }
 
 
@@ -147,13 +160,16 @@ def integral(
 ) -> Sample:
     """The same sum for any weight of the integral, given by its moments: `moments[k]` is that of y^k.
 
+    A node where another lies already, as after a step too short for its dtype, is one that is not finite.
     `pair`, where given, is what a single difference is weighted by when two values are all there is.
     Theorems: change-reads-nodes-in-any-order, deis-by-its-integral.
     """
     count = len(nodes)
     known, seen = [], True
-    for node in nodes:
-        seen = seen & jnp.isfinite(node)
+    for k, node in enumerate(nodes):
+        seen = seen & jnp.isfinite(node) & (node != 0)
+        for other in nodes[:k]:
+            seen = seen & (node != other)
         known.append(seen)
     y = [
         jnp.zeros_like(moments[0]),

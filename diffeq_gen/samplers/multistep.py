@@ -64,7 +64,7 @@ def multistep(
 def lms(denoise: Denoiser, schedule: Schedule, *, order: int = 4) -> Sampler:
     """Adams-Bashforth for d(z/alpha)/d(sigma/alpha) = eps_hat: k-diffusion's LMS, and DEIS with polynomials in rho.
 
-    Zhang & Chen 2023, Eq. 15.  The integrals of the polynomials are exact here, by quadrature to 1e-4 there.
+    Zhang & Chen 2023, Eq. 15.  The integrals of the polynomials are exact.
     Raises: ValueError where order is not 1, 2, 3 or 4.
     Theorems: lms-is-adams-bashforth, variation-of-constants, multistep-startup-cap.
     """
@@ -130,7 +130,8 @@ def _solver(
         x0 = denoise(z, t)
         value = form.value(x0, z, p)
         if corrector:
-            z = _corrected(past, value, z, p)
+            corrected = _corrected(past, value, z, p)
+            x0, z = form.recovered(x0, corrected - z, p), corrected
         values = (value, *past.values[: order - 1])
         nodes = [-_apart(form, *pair, p) for pair in zip(past.alphas, past.sigmas, strict=True)]
         ends = p.alpha, p.sigma, q.alpha, q.sigma

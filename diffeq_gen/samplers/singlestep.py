@@ -26,7 +26,9 @@ def singlestep(
     denoise: Denoiser, schedule: Schedule, *, order: int = 2, rule: str = "data", r1: float | None = None,
     r2: float = 2 / 3, two_point: str = "exact", eta: float = 0.0,
 ) -> Sampler:  # fmt: skip
-    """DPM-Solver-2 and -3, and DPM-Solver++(2S): stages at log-SNR lambda_t + r Delta.  Lu et al. 2022 (DPM-Solver), Alg. 1 and 2.
+    """DPM-Solver-2 and -3, and DPM-Solver++(2S): stages at log-SNR lambda_t + r Delta.  Lu et al. 2022 (DPM-Solver), Sec. 3.
+
+    Order 3 integrates the parabola through all three values (their code's "taylor"); their Algorithm 2 leaves one of them out.
 
     r1 is 1/2 (order 2; the midpoint in log-SNR, the geometric mean in sigma: k-diffusion's DPM-2) or 1/3 (order 3) where it
     is not given.  The step to sigma_s = 0, and one from alpha_t = 0, is DDIM's.

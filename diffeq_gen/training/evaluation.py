@@ -14,7 +14,7 @@ import numpy as np
 from diffeq_gen import clocks, likelihood, samplers
 from diffeq_gen.schedules import at
 from diffeq_gen.training.loop import Run
-from diffeq_gen.types import Denoiser, Key, Sample, Schedule
+from diffeq_gen.types import Denoiser, Key, Sample, Schedule, require
 
 __all__ = ["draw", "evaluate", "nearest", "sliced_wasserstein"]
 
@@ -42,13 +42,23 @@ def nearest(x: Sample, reference: Sample) -> np.ndarray:
 
 
 def draw(
-    key: Key, denoise: Denoiser, schedule: Schedule, shape: tuple[int, ...], *, steps: int = 50, sampler: Any = None
-) -> Sample:
-    """Samples of this shape (n, *event), by DDIM unless another sampler is given, on a grid uniform in t, denoised at its end."""
+    key: Key, denoise: Denoiser, schedule: Schedule, shape: tuple[int, ...], *, steps: int = 50, sampler: Any = None,
+    grid: str = "time",
+) -> Sample:  # fmt: skip
+    """Samples of this shape (n, *event), by DDIM unless another sampler is given, denoised at the end of the grid.
+
+    Its steps are equal in "time" or in "log-snr": few steps equal in t end with one that is many times as long in log-SNR as
+    that before it, over which solvers of high order extrapolate too far.
+    Raises: ValueError where grid is neither.
+    """
+    require(lambda grid: grid in ("time", "log-snr"), "grid must be time or log-snr", grid=grid)
     start_key, run_key = jax.random.split(key)
     low, high = clocks.log_snr_range(schedule, log_snr_min=-12.0, log_snr_max=12.0)
-    first, last = clocks.time_at(schedule, low), clocks.time_at(schedule, high)
-    times = jnp.linspace(first, last, steps + 1).astype(jnp.float32)
+    if grid == "time":
+        times = jnp.linspace(clocks.time_at(schedule, low), clocks.time_at(schedule, high), steps + 1)
+    else:
+        times = clocks.uniform_log_snr(schedule, steps, log_snr_min=-12.0, log_snr_max=12.0)
+    times = times.astype(jnp.float32)
     p = at(schedule, times[0])
     z = jnp.sqrt(p.alpha**2 + p.sigma**2) * jax.random.normal(start_key, shape)
     sampler = samplers.ddim(denoise, schedule) if sampler is None else sampler

@@ -136,6 +136,25 @@ def test_the_corrector_changes_what_is_remembered_and_nothing_before_there_is_a_
     np.testing.assert_allclose(later.sigmas, [q.sigma for q in p], rtol=1e-6)
 
 
+def test_a_corrector_of_noise_holds_the_noise_while_the_state_is_corrected():
+    """z_2 = (alpha_2/alpha_1) z_1 + (sigma_2 - alpha_2 sigma_1/alpha_1) eps_1, z_1 by quadrature through eps_0 and eps_1."""
+    schedule, times, z = Cosine(), (0.6, 0.45, 0.3), np.array([0.5, -1.0])
+    with jax.enable_x64(True):
+        denoise = lambda z, t: 0.5 * jnp.sin(z) + t  # noqa: E731
+        sampler = multistep(denoise, schedule, order=1, rule="noise", corrector=True)
+        end = sample(KEY, sampler, jnp.asarray(z), jnp.asarray(times))
+        (a0, s0), (a1, s1), (a2, s2) = (map(np.float64, schedule(jnp.asarray(t))) for t in times)
+        eps0 = (z - a0 * np.asarray(denoise(z, times[0]))) / s0
+        predicted = a1 / a0 * z + (s1 - a1 * s0 / a0) * eps0
+        eps1 = (predicted - a1 * np.asarray(denoise(jnp.asarray(predicted), times[1]))) / s1
+    low, high = np.log(a0 / s0), np.log(a1 / s1)
+    nodes, weights = np.polynomial.legendre.leggauss(8)
+    level = low + (high - low) * (nodes + 1) / 2
+    between = eps0 + np.outer((level - low) / (high - low), eps1 - eps0)
+    corrected = a1 * (z / a0 - (high - low) / 2 * np.sum((weights * np.exp(-level))[:, None] * between, axis=0))
+    np.testing.assert_allclose(end, a2 / a1 * corrected + (s2 - a2 * s1 / a1) * eps1, rtol=1e-12)
+
+
 def test_one_trace_for_any_number_of_calls():
     chex.clear_trace_counter()
     denoise = chex.assert_max_traces(lambda z, t: 0.5 * z, n=1)
@@ -160,3 +179,17 @@ def test_one_trace_for_any_number_of_calls():
 def test_bad_input_is_named(make, said):
     with pytest.raises(ValueError, match=said):
         make()
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_times_that_float32_cannot_tell_apart_do_no_harm(name):
+    """Grids so fine that log-SNR does not change from one time to the next: a difference over no distance is not taken."""
+    first = jnp.asarray(0.5)
+    second = jnp.nextafter(first, jnp.zeros(()))
+    times = jnp.stack([first, second, jnp.nextafter(second, jnp.zeros(())), 0.45 + 0 * first, 0.4 + 0 * first])
+    sampler = MADE[name](lambda z, t: 0.5 * z + t, Cosine())
+    end = sample(KEY, sampler, jnp.array([0.5, -1.0]), times)
+    assert bool(jnp.all(jnp.isfinite(end)))
+    if sampler.noises == 0:
+        plain = sample(KEY, sampler, jnp.array([0.5, -1.0]), jnp.array([0.5, 0.499, 0.498, 0.45, 0.4]))
+        np.testing.assert_allclose(end, plain, rtol=0.02)
