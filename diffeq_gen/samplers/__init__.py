@@ -4,11 +4,13 @@
 
 `first_order` holds DDIM, DDPM, churn and the exact constant-eta step, which are one formula; `ode` Euler and Heun of the
 probability flow; `edm` the sampler of Karras et al.; `sde` Euler-Maruyama; `interpolation` what solvers of high order are
-made of, `multistep` and `singlestep` those solvers, `compose` samplers made of samplers; `law` the exact law of them all on
+made of, `multistep` and `singlestep` those solvers, `controlled` those that know the
+data's moments or a `mixture` fitted to them, `compose` samplers made of samplers; `law` the exact law of them all on
 Gaussian data.
 """
 
 from diffeq_gen.samplers.compose import started
+from diffeq_gen.samplers.controlled import Control, control_of, control_times, controlled, jump
 from diffeq_gen.samplers.edm import edm
 from diffeq_gen.samplers.first_order import churn, ddim, ddpm, exponential, first_order_step
 from diffeq_gen.samplers.law import law
@@ -19,7 +21,11 @@ from diffeq_gen.samplers.sde import euler_maruyama
 from diffeq_gen.samplers.singlestep import singlestep
 
 __all__ = [
+    "Control",
     "churn",
+    "control_of",
+    "control_times",
+    "controlled",
     "ddim",
     "ddpm",
     "edm",
@@ -28,6 +34,7 @@ __all__ = [
     "exponential",
     "first_order_step",
     "heun",
+    "jump",
     "law",
     "lms",
     "multistep",

@@ -104,7 +104,7 @@ def change(
         jnp.zeros_like(h),
         *(jnp.where(seen, node, 2.0 + k) for k, (seen, node) in enumerate(zip(known, nodes, strict=True))),
     ]
-    phi = phis(count + 1, rule.rate * h)
+    phi = phis(count + 1, rule.rate * h) if rule.rate else [1 / math.factorial(k + 1) for k in range(count + 1)]
     moments = [math.factorial(k) * h ** (k + 1) * phi[k] for k in range(count + 1)]
     differences, basis, total = list(values), [1.0], jnp.zeros_like(values[0])
     for k in range(1, count + 1):

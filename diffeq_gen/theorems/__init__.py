@@ -16,7 +16,7 @@ __all__ = ["CHAPTERS", "NearMiss", "Theorem", "Verdict", "about", "all_theorems"
 CHAPTERS = (
     "path_algebra", "schedule_algebra", "symmetries", "forward", "closed_form", "estimation", "reverse_kernels",
     "reverse", "reverse_flows", "first_order", "solver_algebra", "stochastic_steps", "edm_steps", "sampler_laws",
-    "sampler_orders", "solver_orders", "edm_algebra", "data_parallel", "errata",
+    "sampler_orders", "solver_orders", "controlled_solvers", "edm_algebra", "data_parallel", "errata",
 )  # fmt: skip
 
 for _chapter in CHAPTERS:
