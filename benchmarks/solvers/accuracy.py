@@ -123,7 +123,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--worlds", nargs="*", default=[], help="the first words of their names; left out: all")
     parser.add_argument("--starts", type=int, default=256)
-    parser.add_argument("--json", type=Path, default=None, help="results are kept here, and those of worlds already there are not found again")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        default=None,
+        help="the peers' results are kept here, and not found again",
+    )
     options = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     kept = json.loads(options.json.read_text()) if options.json and options.json.exists() else {}
@@ -148,10 +153,19 @@ def main() -> None:
             print(f"  {label} (components: {k}), error over the best peer's  {row}", flush=True)
     for label, rows in ratios.items():
         judged = np.isin(BUDGETS, JUDGED)
-        means = {kind: [np.log(row[judged]) for name, row in rows.items() if ("digits" in name) == kind] for kind in (False, True)}
-        said = [f"{what} {np.exp(np.mean(means[kind])):.3f}" for kind, what in ((False, "mixtures"), (True, "digits")) if means[kind]]
+        means = {
+            kind: [np.log(row[judged]) for name, row in rows.items() if ("digits" in name) == kind]
+            for kind in (False, True)
+        }
+        said = [
+            f"{what} {np.exp(np.mean(means[kind])):.3f}"
+            for kind, what in ((False, "mixtures"), (True, "digits"))
+            if means[kind]
+        ]
         worst = max((ratio, name, n) for name, row in rows.items() for n, ratio in zip(BUDGETS, row, strict=True))
-        print(f"\n{label}: geometric mean at 5, 6, 8, 10 evaluations: {', '.join(said)}; worst {worst[0]:.2f} ({worst[1]}, {worst[2]})")
+        print(
+            f"\n{label}: geometric mean at 5, 6, 8, 10 evaluations: {', '.join(said)}; worst {worst[0]:.2f} ({worst[1]}, {worst[2]})"
+        )
 
 
 if __name__ == "__main__":

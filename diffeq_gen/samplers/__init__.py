@@ -4,9 +4,8 @@
 
 `first_order` holds DDIM, DDPM, churn and the exact constant-eta step, which are one formula; `ode` Euler and Heun of the
 probability flow; `edm` the sampler of Karras et al.; `sde` Euler-Maruyama; `interpolation` what solvers of high order are
-made of, `multistep` and `singlestep` those solvers, `controlled` those that know the
-data's moments or a `mixture` fitted to them, `compose` samplers made of samplers; `law` the exact law of them all on
-Gaussian data.
+made of, `multistep` and `singlestep` those solvers, `controlled` the one that knows the data's moments, or a `mixture` fitted
+to them; `compose` samplers made of samplers; `law` the exact law of them all on Gaussian data.
 """
 
 from diffeq_gen.samplers.compose import started

@@ -4,14 +4,16 @@
     F = (x0_hat - G) / c_out,   G the denoiser of N(m, C),      c_out = sigma sqrt(c) / std
     dy/dtheta = F = F_known(y, theta) + R(theta)                under every schedule
 
-For Gaussian data F = 0 and a step of any length is exact.  Where m and C are the moments of the data F = O(theta^2) at infinite
-noise, where theta = 0: there the state is moved without an evaluation (`jump`), which errs by O(theta^3), and F(0) = 0 begins a
-multistep method (`controlled`) that has its order from the first step on.  F_known is that of a mixture fitted to the data, whose flow is followed in small
-steps that ask no network; R is what the network says beyond it, a polynomial in theta through its last values.  With one c for all directions F is the raw output of EDM's network; as c grows the method becomes `lms`, as
-it shrinks the rule "signal" of `multistep`.
+For Gaussian data F = 0 and a step of any length is exact.  Where m and C are the moments of the data F = O(theta^2) at
+infinite noise, where theta = 0: there the state is moved without an evaluation (`jump`), which errs by O(theta^3), and
+F(0) = 0 begins a multistep method (`controlled`) that has its order from the first step on.  F_known is that of a mixture
+fitted to the data, whose flow is followed in small steps that ask no network; R is what the network says beyond it, a
+polynomial in theta through its last values.  With one c for all directions F is the raw output of EDM's network; as c
+grows the method becomes `lms`, as it shrinks the rule "signal" of `multistep`.
 
-It pays for smooth data at few evaluations.  It assumes that the points from which the control is made are of the same law as
-what the network has learnt, and it gains nothing on features far smaller than any that the control knows.
+The points from which the control is made must be of the law that the network has learnt.  Evaluations are saved on what the
+control describes: it gains little on data made of many features far smaller than any of its own, and a start within the
+control's error of the border between two modes may still end in the other one.
 """
 
 from typing import NamedTuple
@@ -26,7 +28,7 @@ from diffeq_gen.samplers.mixture import Components, denoise_components, fit
 from diffeq_gen.schedules import at
 from diffeq_gen.types import Denoiser, Point, Sample, Sampler, Schedule, Time, dot, pytree, require
 
-__all__ = ["Control", "control_of", "control_times", "controlled", "jump", "network_output"]
+__all__ = ["Control", "Past", "control_of", "control_times", "controlled", "jump", "network_output"]
 
 ANGLE = Rule(lambda x0, z, p: x0, lambda *ends: ends[0], 0.0, lambda q: q.alpha)
 """Of which `change` reads the rate alone: nothing is left of the linear part, so the polynomial is integrated as it is."""
@@ -98,13 +100,15 @@ def control_of(points: Sample, *, floor: float = 0.1, mixture: bool = True, seed
     """
     require(lambda shape: len(shape) >= 2 and shape[0] >= 2, "points must be (n, *event), n at least two",
             points=jnp.shape(points))  # fmt: skip
-    require(lambda dtype: np.issubdtype(dtype, np.floating), "points must be real numbers", points=jnp.asarray(points).dtype)
+    require(
+        lambda dtype: np.issubdtype(dtype, np.floating), "points must be real numbers", points=jnp.asarray(points).dtype
+    )
     require(lambda floor: floor > 0, "floor must be positive", floor=floor)
     rows = np.asarray(points, np.float64).reshape(len(points), -1)
     mean = rows.mean(0)
-    variances, basis = np.linalg.eigh((rows - mean).T @ (rows - mean) / len(rows))
+    variances, basis = np.linalg.eigh((rows - mean).T.dot(rows - mean) / len(rows))
     variances = np.maximum(variances, max(floor**2 * variances.mean(), np.finfo(np.float32).tiny))
-    known = fit((rows - mean) @ basis, seed=seed) if mixture else None
+    known = fit((rows - mean).dot(basis), seed=seed) if mixture else None
     dtype = jnp.asarray(points).dtype
     cast = lambda leaf: jnp.asarray(leaf, dtype)  # noqa: E731
     return Control(cast(mean.reshape(np.shape(points)[1:])), cast(variances), cast(basis), jax.tree.map(cast, known))

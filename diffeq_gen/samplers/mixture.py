@@ -3,9 +3,9 @@
     r_ik  = w_k N(y_i; m_k, S_k) / sum_l w_l N(y_i; m_l, S_l)
     w_k   = mean_i r_ik,    m_k = sum_i r_ik y_i / sum_i r_ik,    S_k = (sum_i r_ik (y_i - m_k)(y_i - m_k)^T + a S) / (sum_i r_ik + a)
 
-S is the covariance within components, a = d/2 the points it is worth.  The number of components is the power of two under
-which a fifth of the points, held out, is likeliest, and no component has fewer than 8 d points to it: one, the plain
-Gaussian, where no mixture is affordable.
+S is the covariance within components, a = d/2 the points it is worth.  The number of components is doubled as long as that
+makes a fifth of the points, held out, likelier, and leaves 8 d points to each: it stays at one, the plain Gaussian, where no
+mixture is affordable.
 """
 
 import jax
@@ -61,7 +61,7 @@ def denoise_components(known: Components, y: jax.Array, ratio: jax.Array) -> jax
 
 
 def fit(points: np.ndarray, *, seed: int = 0, most: int = 64) -> Components | None:
-    """The likeliest mixture of 2, 4, ... `most` components on held-out points (n, d), or None where one Gaussian is as good.
+    """A mixture of 2, 4, ... `most` components of the law of points (n, d), or None where one Gaussian is as good.
 
     Raises: ValueError where points is not of shape (n, d).
     """
@@ -69,15 +69,15 @@ def fit(points: np.ndarray, *, seed: int = 0, most: int = 64) -> Components | No
     rows = np.random.default_rng(seed).permutation(np.asarray(points, np.float64))
     n, d = rows.shape
     train, held = rows[: n - n // 5], rows[n - n // 5 :]
-    best, chosen, k = -np.inf, 1, 1
-    while k == 1 or (k <= most and n >= POINTS_PER_DIMENSION * d * k):
-        likelihood = np.mean(_log_sum(_logits(held, *_maximise(train, k, seed))))
-        if likelihood > best:
-            best, chosen = likelihood, k
+    likelihood, k = -np.inf, 1
+    while k <= most and n >= POINTS_PER_DIMENSION * d * k:
+        before, likelihood = likelihood, np.mean(_log_sum(_logits(held, *_maximise(train, k, seed))))
+        if likelihood <= before:
+            break
         k *= 2
-    if chosen == 1:
+    if k <= 2:
         return None
-    weights, means, covs = _maximise(rows, chosen, seed)
+    weights, means, covs = _maximise(rows, k // 2, seed)
     variances, bases = np.linalg.eigh(covs)
     return Components(weights, means, bases, variances)
 
@@ -92,11 +92,13 @@ def _maximise(rows: np.ndarray, k: int, seed: int) -> tuple[np.ndarray, np.ndarr
         means = np.concatenate([means, rows[rng.choice(n, p=nearest / nearest.sum())][None]])
     for _ in range(20):
         r = np.eye(k)[np.argmin(_distances(rows, means), axis=1)]
-        means = (r.T @ rows + 1e-9 * means) / (r.sum(0)[:, None] + 1e-9)
+        means = (r.T.dot(rows) + 1e-9 * means) / (r.sum(0)[:, None] + 1e-9)
     for _ in range(ROUNDS):
         mass = r.sum(0) + 1e-9
-        weights, means = mass / mass.sum(), (r.T @ rows + 1e-9 * rows.mean(0)) / mass[:, None]
-        scatter = np.stack([(rows - mean).T @ ((rows - mean) * one[:, None]) for mean, one in zip(means, r.T, strict=True)])
+        weights, means = mass / mass.sum(), (r.T.dot(rows) + 1e-9 * rows.mean(0)) / mass[:, None]
+        scatter = np.stack(
+            [(rows - mean).T.dot((rows - mean) * one[:, None]) for mean, one in zip(means, r.T, strict=True)]
+        )
         within = scatter.sum(0) / n
         covs = (scatter + d / 2 * within) / (mass[:, None, None] + d / 2) + floor
         logits = _logits(rows, weights, means, covs)
@@ -108,7 +110,7 @@ def _logits(rows: np.ndarray, weights: np.ndarray, means: np.ndarray, covs: np.n
     """log w_k N(rows; m_k, S_k) without the constant: shape (n, k)."""
     parts = []
     for weight, mean, (variance, basis) in zip(weights, means, map(np.linalg.eigh, covs), strict=True):
-        energy = np.sum(((rows - mean) @ basis) ** 2 / variance + np.log(variance), axis=1)
+        energy = np.sum((rows - mean).dot(basis) ** 2 / variance + np.log(variance), axis=1)
         parts.append(np.log(weight) - energy / 2)
     return np.stack(parts, axis=1)
 
@@ -120,5 +122,5 @@ def _log_sum(logits: np.ndarray) -> np.ndarray:
 
 def _distances(rows: np.ndarray, means: np.ndarray) -> np.ndarray:
     """|row - mean|^2, shape (n, k)."""
-    products = rows @ means.T
+    products = rows.dot(means.T)
     return np.maximum(np.sum(rows**2, 1)[:, None] - 2 * products + np.sum(means**2, 1)[None], 0)

@@ -237,7 +237,9 @@ def _scaled(schedule, scaled, spread, x, solver=None):
 def euler_does_not(schedule, spread, z):
     """Euler's rule in t: the scale of the path changes the step."""
     straight = lambda t: tuple(part / sum(schedule(t)) for part in schedule(t))  # noqa: E731
-    return _scaled(schedule, schedule, spread, z, samplers.euler), _scaled(schedule, straight, spread, z, samplers.euler)
+    return _scaled(schedule, schedule, spread, z, samplers.euler), _scaled(
+        schedule, straight, spread, z, samplers.euler
+    )
 
 
 @theorem(source="gmm-denoiser", schedule=smooth_schedules, world=mixtures(2, 3), z=vectors(2), t=times, cases=200)
@@ -273,7 +275,9 @@ def _two_modes(apart):
     """0.3 N(1.4 a, 1/4) + 0.7 N(-0.6 a, 1/4), of mean zero, and its variance."""
     weights = jnp.array([0.3, 0.7], apart.dtype)
     means = apart * jnp.array([1.4, -0.6], apart.dtype)
-    return exact.Mixture(weights, means[:, None], 0.25 * jnp.ones((2, 1, 1), apart.dtype)), 0.25 + jnp.sum(weights * means**2)
+    return exact.Mixture(weights, means[:, None], 0.25 * jnp.ones((2, 1, 1), apart.dtype)), 0.25 + jnp.sum(
+        weights * means**2
+    )
 
 
 def _quantile_errors(eps, apart, mean=0.0):
