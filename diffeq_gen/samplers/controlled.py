@@ -9,7 +9,7 @@ infinite noise, where theta = 0: there the state is moved without an evaluation 
 F(0) = 0 begins a multistep method (`controlled`) that has its order from the first step on.  F_known is that of a mixture
 fitted to the data, whose flow is followed in small steps that ask no network; R is what the network says beyond it, a
 polynomial in theta through its last values.  With one c for all directions F is the raw output of EDM's network; as c
-grows the method becomes `lms`, as it shrinks the rule "signal" of `multistep`.
+grows the method becomes `lms`.
 
 The points from which the control is made must be of the law that the network has learnt.  Evaluations are saved on what the
 control describes: it gains little on data made of many features far smaller than any of its own, and a start within the
