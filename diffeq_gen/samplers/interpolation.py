@@ -149,8 +149,9 @@ def change(
     """
     seen = jnp.isfinite(h)
     h = jnp.where(seen, h, 1)
-    phi = phis(len(nodes) + 1, rule.rate * h)
-    moments = [math.factorial(k) * h ** (k + 1) * phi[k] for k in range(len(nodes) + 1)]
+    count = len(nodes) + 1
+    phi = phis(count, rule.rate * h) if rule.rate else [1 / math.factorial(k + 1) for k in range(count)]
+    moments = [math.factorial(k) * h ** (k + 1) * phi[k] for k in range(count)]
     pair = {"exact": None, "midpoint": h**2 / 2 * phi[0], "trapezoid": h**2 / 2}[two_point]
     return integral(values, [jnp.where(seen, node, jnp.inf) for node in nodes], moments, pair=pair)
 
