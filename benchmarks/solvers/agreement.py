@@ -20,7 +20,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -103,27 +103,11 @@ def alone(rule: str, two_point: str = "exact") -> tuple[str, Callable[[Denoiser,
     return f"[last stage alone, {rule}, {two_point}]", build
 
 
-def held(order: int, two_point: str) -> list[tuple[str, Callable[[Denoiser, Schedule], Sampler]]]:
-    """`multistep` of rule "noise" with a corrector, read so that it holds eps_hat, not x0_hat, when it corrects z; if it does not."""
-    page, line = (
-        Path(multistep_page.__file__).read_text(encoding="utf-8"),
-        "            z = _corrected(past, value, z, p)\n",
-    )
-    if line not in page:
-        return []
-    names: dict[str, Any] = {"__name__": "held"}
-    exec(page.replace(line, f"{line}            x0 = (z - p.sigma * value) / p.alpha\n"), names)
-    options = {"order": order, "rule": "noise", "corrector": True, "two_point": two_point}
-    build = lambda denoise, schedule: names["multistep"](denoise, schedule, **options)  # noqa: E731
-    return [(f"[eps_hat held] multistep(order={order}, ..., two_point={two_point!r})", build)]
-
-
 def rows() -> list[Row]:
     """Every comparison."""
     found = []
     third = "their second difference is half of the second derivative"
     single = "theirs uses two of the three values"
-    holds = "theirs holds eps_hat while z is corrected, ours x0_hat"
     for algorithm, rule, short in (("dpmsolver++", "data", "x0"), ("dpmsolver", "noise", "eps")):
         name = f"diffusers DPMSolverMultistepScheduler {algorithm}"
         found.append(Row(f"{name} midpoint 1", *ours("ddim")))
@@ -149,8 +133,7 @@ def rows() -> list[Row]:
             here = ours("unipc", order=order, variant=variant)
             noise = ours("multistep", order=order, rule="noise", corrector=True, two_point=point)
             found.append(Row(f"diffusers UniPC {variant} x0 {order}", *here))
-            found.append(Row(f"diffusers UniPC {variant} eps {order}", *noise, why=holds))
-            found += [Row(f"diffusers UniPC {variant} eps {order}", *one) for one in held(order, point)]
+            found.append(Row(f"diffusers UniPC {variant} eps {order}", *noise))
             found.append(Row(f"official UniPC {variant} x0 {order}", *here))
     varying = "their corrector gives the value at the end to one derivative"
     powers = "rounding: powers of log(alpha/sigma) itself, which cancel"
@@ -164,9 +147,7 @@ def rows() -> list[Row]:
             Row(f"diffusers SASolver data_prediction {order}", *ours("unipc", order=order, variant="bh1"), why=powers)
         )
         noise = ours("multistep", order=order, rule="noise", corrector=True)
-        found.append(Row(f"diffusers SASolver noise_prediction {order}", *noise, why=holds))
-        sa = f"diffusers SASolver noise_prediction {order}"
-        found += [Row(sa, *one, why=powers) for one in held(order, "exact")]
+        found.append(Row(f"diffusers SASolver noise_prediction {order}", *noise, why=powers))
         deis = ours("multistep", order=order, rule="noise")
         found.append(Row(f"diffusers DEIS logrho {order}", *deis, why=digits if order == 3 else ""))
         edm = ours("multistep", order=order, two_point="midpoint")
@@ -303,9 +284,6 @@ def errors(given: dict[str, np.ndarray]) -> None:
     """Largest errors of two ways to do the same, on even steps in log-SNR from sigma/alpha = 5 to 1/20."""
     run = Ours(given)
     pairs = [(*ours("singlestep", order=3, rule=rule), alone(rule)) for rule in ("data", "noise")]
-    for order in (1, 2):
-        here = ours("multistep", order=order, rule="noise", corrector=True)
-        pairs += [(*here, other) for other in held(order, "exact")]
 
     def end(words: str, build: Callable[[Denoiser, Schedule], Sampler], steps: int) -> np.ndarray:
         given["grid:errors"] = np.geomspace(5.0, 0.05, steps + 1)
