@@ -37,7 +37,7 @@ def plain():
 def test_whole_path_of_the_flow_is_finite_with_its_slopes(made, order):
     """From alpha = 0 to sigma = 0, where log-SNR is infinite at both ends."""
     control = made()
-    sampler = samplers.controlled(lambda z, t: jnp.tanh(z), FLOW, control, order=order)
+    sampler = samplers.controlled(lambda z, t: jnp.tanh(z), FLOW, control, order=order, substeps=3)
     times = jnp.array([0.8, 0.5, 0.2, 0.0])
 
     def end(z):
@@ -79,7 +79,7 @@ def test_mixture_of_one_component_is_no_mixture():
 @pytest.mark.parametrize("made", [plain, two_modes])
 def test_batch_is_as_many_samples(made):
     control = made()
-    sampler = samplers.controlled(lambda z, t: jnp.tanh(z) * t, FLOW, control)
+    sampler = samplers.controlled(lambda z, t: jnp.tanh(z) * t, FLOW, control, substeps=3)
     times, key = jnp.array([0.8, 0.5, 0.2]), jax.random.key(0)
     z = jax.random.normal(jax.random.key(1), (3, 4, 2))
     run = jax.jit(lambda z: samplers.sample(key, sampler, samplers.jump(control, FLOW, z, 1.0, times[0]), times))
