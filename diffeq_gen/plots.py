@@ -120,40 +120,51 @@ SOLVERS: Mapping[str, tuple[Callable[[Denoiser, Schedule], Sampler], int]] = {
 def solvers(*, budgets: Sequence[int] = (4, 6, 8, 10, 15, 20, 30, 50), paths: int = 64) -> Figure:
     """Root-mean-square distance from the flow's end, against evaluations of the denoiser, on a mixture in two dimensions.
 
-    Each solver on two grids, equal steps of log-SNR and Karras', from sigma = 80 to 0.002; the end is known from 2,000 steps
-    of Heun's rule in float64.
+    Each solver on two grids, equal steps of log-SNR and Karras', from sigma = 80 to 0.002, and `controlled` on its own, its
+    control made of 4,000 draws: their moments alone, or the mixture that fits them, which is of the family of this world; the
+    end is known from 2,000 steps of Heun's rule in float64.
     """
     means = [[-1.0, 0.5], [0.8, 0.9], [0.4, -1.1]]
     covs = [[[0.04, 0.02], [0.02, 0.03]], [[0.02, 0.0], [0.0, 0.09]], [[0.05, -0.03], [-0.03, 0.04]]]
     figure, axes = _figure(2, width=5.6, height=4.4)
+    axes[1].sharey(axes[0])
     with jax.enable_x64(True):
         schedule = schedules.EDM()
         world = exact.Mixture(jnp.array([0.5, 0.3, 0.2]), jnp.array(means), jnp.array(covs))
         denoise = exact.denoiser(world, schedule)
         start = jnp.asarray(80.0 * np.random.default_rng(0).standard_normal((paths, 2)))
-        known = _walk(samplers.edm(denoise, schedule), start, [clocks.uniform_log_snr(schedule, 2000)])[0]
+        known = _walk(samplers.edm(denoise, schedule), [start], [clocks.uniform_log_snr(schedule, 2000)])[0]
         grids = {"equal steps of log-SNR": clocks.uniform_log_snr, "Karras, rho = 7": clocks.karras}
         for name, (make, cost) in SOLVERS.items():
             counts = [budget // cost for budget in budgets if budget >= cost]
-            ends = _walk(make(denoise, schedule), start, [grid(schedule, n) for grid in grids.values() for n in counts])
+            times = [grid(schedule, n) for grid in grids.values() for n in counts]
+            ends = _walk(make(denoise, schedule), [start] * len(times), times)
             errors = [np.sqrt(np.mean(np.sum((end - known) ** 2, axis=1))) for end in ends]
             for axis, half in zip(axes, (errors[: len(counts)], errors[len(counts) :]), strict=True):
                 axis.plot([n * cost for n in counts], half, "o-", ms=3, lw=1.2, label=name)
+        points = exact.draw(jax.random.key(0), world, 4000)
+        for name, mixture in (("controlled by the moments", False), ("controlled by a mixture", True)):
+            control = samplers.control_of(points, mixture=mixture)
+            times = [samplers.control_times(control, schedule, budget) for budget in budgets]
+            jump = jax.jit(jax.vmap(lambda z, s, c=control: samplers.jump(c, schedule, z, 1.0, s), in_axes=(0, None)))
+            ends = _walk(samplers.controlled(denoise, schedule, control), [jump(start, one[0]) for one in times], times)
+            errors = [np.sqrt(np.mean(np.sum((end - known) ** 2, axis=1))) for end in ends]
+            for axis in axes:
+                axis.plot(budgets, errors, "ks-" if mixture else "k^--", ms=3, lw=1.6, label=name)
         for axis, title in zip(axes, grids, strict=True):
             axis.set(xscale="log", yscale="log", xlabel="evaluations", ylabel="distance", title=title)
             axis.set_xticks(budgets, [str(budget) for budget in budgets])
             axis.minorticks_off()
-        axes[0].sharey(axes[1])
         axes[-1].legend(fontsize=7)
     return figure
 
 
-def _walk(sampler: Sampler, start: jax.Array, grids: Sequence[jax.Array]) -> list[np.ndarray]:
-    """Where each grid ends, from many starts: one compilation of the step serves them all."""
+def _walk(sampler: Sampler, starts: Sequence[jax.Array], grids: Sequence[jax.Array]) -> list[np.ndarray]:
+    """Where each grid ends, from as many states as a start holds: one compilation of the step serves them all."""
     step = jax.jit(jax.vmap(lambda memory, z, t, s: sampler.step(z[:0], memory, z, t, s), in_axes=(0, 0, None, None)))
     ends = []
-    for times in grids:
-        z, memory = start, jax.vmap(sampler.init)(start)
+    for z, times in zip(starts, grids, strict=True):
+        memory = jax.vmap(sampler.init)(z)
         for t, s in pairwise(times):
             z, memory = step(memory, z, t, s)
         ends.append(np.asarray(z))
