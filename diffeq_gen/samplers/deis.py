@@ -55,7 +55,7 @@ def deis(denoise: Denoiser, schedule: Schedule, *, order: int = 3) -> Sampler:
             moved = moved + q.alpha * integral(values, nodes, _moments(schedule, p, q, order))
         return moved, _remember(recent, values, p.t)
 
-    return Sampler(lambda z: _nothing(z, order - 1), step)
+    return Sampler(lambda z: _nothing(z, order - 1), step, fewest=order)
 
 
 def _moments(schedule: Schedule, p: Point, q: Point, count: int) -> list[jax.Array]:
@@ -96,7 +96,7 @@ def ipndm(denoise: Denoiser, schedule: Schedule, *, order: int = 4) -> Sampler:
             moved = moved + form.scale(q) * length * change(form, values, nodes, jnp.ones_like(p.t))
         return moved, _remember(recent, values, p.t)
 
-    return Sampler(lambda z: _nothing(z, order - 1), step)
+    return Sampler(lambda z: _nothing(z, order - 1), step, fewest=order)
 
 
 def pseudo_runge_kutta(denoise: Denoiser, schedule: Schedule) -> Sampler:

@@ -109,3 +109,9 @@ def test_a_step_to_pure_data_under_a_root_is_as_exact():
 def test_bad_input_is_named(make):
     with pytest.raises(ValueError, match="order must be 1, 2, 3 or 4, got order=5"):
         make(None, Flow(), order=5)
+
+
+@pytest.mark.parametrize(("make", "fewest"), [(deis, 3), (ipndm, 4), (pndm, 4)])
+def test_too_few_steps_for_the_order_are_named(make, fewest):
+    with pytest.raises(ValueError, match=f"the sampler's order needs more steps, got steps=2, fewest={fewest}"):
+        sample(KEY, make(lambda z, t: z, Cosine()), jnp.zeros(2), clocks.uniform(2))
