@@ -263,7 +263,7 @@ def variances_are_deviations(schedule, world, z, t):
 
 
 @theorem(source="derived; the flow of one dimension is monotone, so it keeps quantiles", kind="order", order=3,
-         eps=scalars("noises", -1.5, 1.5), apart=scalars("distances of two modes", 0.5, 1.0), cases=6,
+         eps=scalars("noises", -0.5, 0.5), apart=scalars("distances of two modes", 0.5, 1.0), cases=6,
          precisions=("float64",))  # fmt: skip
 def controlled_order(eps, apart):
     """From infinite noise, with a jump as long in angle as each of the n steps that follow, the default errs by O(1/n^3) on data
@@ -281,7 +281,13 @@ def _two_modes(apart):
 
 
 def _quantile_errors(eps, apart, mean=0.0):
-    """|P(z_s) - P(eps)| for each number of steps."""
+    """|P(z_s) - P(eps)| for each number of steps, over five starts: of any one the leading error may happen to vanish."""
+    starts = eps + jnp.array([-1.0, -0.5, 0.0, 0.5, 1.0], eps.dtype)
+    steps, errors = jax.vmap(lambda eps: _errors_from(eps, apart, mean))(starts)
+    return steps[0], jnp.sum(errors, axis=0)
+
+
+def _errors_from(eps, apart, mean):
     world, variance = _two_modes(apart)
     control, schedule = Control(jnp.full(1, mean, eps.dtype), variance), Flow()
     sampler = _resting(controlled(exact.denoiser(world, schedule), schedule, control))
@@ -299,10 +305,7 @@ def _quantile_errors(eps, apart, mean=0.0):
     return _steps(eps[None]), jax.vmap(error)(shares, jnp.asarray(SIZES, eps.dtype))
 
 
-@controlled_order.near_miss(order=4)
-def one_order_more(eps, apart):
-    """Order four."""
-    return _quantile_errors(eps, apart)
+controlled_order.not_of_order(4, "One order too many.")
 
 
 @controlled_order.near_miss
