@@ -5,8 +5,6 @@
 `predict` stands for any prediction, as among the first-order samplers.
 """
 
-from itertools import pairwise
-
 import jax
 import jax.numpy as jnp
 from jax.scipy.stats import norm
@@ -19,6 +17,7 @@ from diffeq_gen.theorems.domains import mixtures, positive, scalars, schedules, 
 from diffeq_gen.theorems.first_order import _noise_in, _opening, _predict
 from diffeq_gen.theorems.refinement import SIZES, grids
 from diffeq_gen.theorems.registry import theorem
+from diffeq_gen.theorems.solver_algebra import _run
 from diffeq_gen.theorems.solver_exactness import TIMES
 from diffeq_gen.theorems.solver_orders import _resting, _steps
 from diffeq_gen.types import Point
@@ -99,13 +98,6 @@ def it_is_v(schedule, z, scale, t):
     p, x0 = at(schedule, t), _predict(z, t)
     left = network_output(Control(jnp.zeros_like(z), scale**2), x0, z, p)[0]
     return left, predictions.convert(x0, z, p, predictions.data, predictions.v)
-
-
-def _run(sampler, z, times):
-    memory, state = sampler.init(z), z
-    for t, s in pairwise(times):
-        state, memory = sampler.step(z[:0], memory, state, t, s)
-    return state
 
 
 @theorem(source="derived; the flow map is that of Gaussian data", schedule=smooth_schedules, mean=vectors(2), spread=vectors(2),

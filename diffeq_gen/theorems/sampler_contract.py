@@ -20,6 +20,7 @@ from diffeq_gen.schedules import at
 from diffeq_gen.theorems.domains import Domain, gaussians, scalars, smooth_schedules, vectors
 from diffeq_gen.theorems.refinement import grids
 from diffeq_gen.theorems.registry import theorem
+from diffeq_gen.theorems.sampler_orders import _distance
 from diffeq_gen.theorems.solver_orders import _bent, _resting
 from diffeq_gen.types import Denoiser, Sampler, Schedule, pytree, static
 
@@ -108,10 +109,6 @@ def _at_best(order, steps, errors, size):
     for shrunk, error in zip((steps[1:] / steps[:-1]) ** order, errors[1:], strict=True):
         known.append(jnp.maximum(error, shrunk * known[-1]))
     return steps, jnp.stack(known)
-
-
-def _distance(law, known):
-    return sum(jnp.sum(jnp.abs(a - b)) for a, b in zip(law, (known.mean, known.cov), strict=True))
 
 
 def _sum_over_corners(missed, z):

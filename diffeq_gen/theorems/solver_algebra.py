@@ -19,6 +19,9 @@ from diffeq_gen.theorems.solver_exactness import TIMES, _half, _quadrature
 
 __all__: list[str] = []
 
+TEXTBOOK = ((1,), (-1 / 2, 3 / 2), (5 / 12, -16 / 12, 23 / 12), (-9 / 24, 37 / 24, -59 / 24, 55 / 24))
+"""Adams and Bashforth's weights of even steps, oldest first."""
+
 
 @theorem(
     source="Zhao et al. 2023 (UniPC), Sec. 3; k-diffusion sample_dpmpp_2m",
@@ -141,8 +144,7 @@ def _chains(sampler, schedule, z, integrals):
 @lms_is_adams_bashforth.near_miss
 def coefficients_of_even_steps(schedule, z):
     """The textbook's 1, (3, -1)/2, (23, -16, 5)/12, (55, -59, 37, -9)/24 on steps that are not even: what PNDM does."""
-    table = ([1], [-1 / 2, 3 / 2], [5 / 12, -16 / 12, 23 / 12], [-9 / 24, 37 / 24, -59 / 24, 55 / 24])
-    even = lambda nodes, low, high: [(high - low) * weight for weight in table[len(nodes) - 1]]  # noqa: E731
+    even = lambda nodes, low, high: [(high - low) * weight for weight in TEXTBOOK[len(nodes) - 1]]  # noqa: E731
     return _chains(samplers.lms(_predict, schedule), schedule, z, even)
 
 

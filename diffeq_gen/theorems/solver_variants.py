@@ -16,6 +16,7 @@ from diffeq_gen.schedules import Flow, at
 from diffeq_gen.theorems.domains import earlier, positive, probabilities, schedules, smooth_schedules, times, vectors
 from diffeq_gen.theorems.first_order import _ending, _move, _noise_in, _opening, _predict
 from diffeq_gen.theorems.registry import theorem
+from diffeq_gen.theorems.solver_algebra import TEXTBOOK, _run
 from diffeq_gen.theorems.solver_exactness import TIMES, _quadrature
 from diffeq_gen.theorems.solver_families import PARABOLAS, _integral, _polynomial, _Sigma
 
@@ -64,14 +65,7 @@ def deis_by_its_integral(schedule, z):
 def polynomials_in_rho(schedule, z):
     """LMS: the polynomials of sigma/alpha."""
     one, other = samplers.deis(_predict, schedule, order=2), samplers.lms(_predict, schedule, order=2)
-    return [_two_steps(sampler, z) for sampler in (one, other)]
-
-
-def _two_steps(sampler, z):
-    times, memory = jnp.asarray(TIMES, z.dtype), sampler.init(z)
-    for t, s in pairwise(times[:3]):
-        z, memory = sampler.step(z[:0], memory, z, t, s)
-    return z
+    return [_run(sampler, z, jnp.asarray(TIMES[:3], z.dtype)) for sampler in (one, other)]
 
 
 def _flow_integral(c, r):
@@ -102,9 +96,6 @@ def deis_is_exact_for_polynomials_of_time(c, z):
 def a_parabola_for_a_cubic(c, z):
     """One value less."""
     return _cubic_in_time(c, z, 3)
-
-
-TEXTBOOK = ((1,), (-1 / 2, 3 / 2), (5 / 12, -16 / 12, 23 / 12), (-9 / 24, 37 / 24, -59 / 24, 55 / 24))
 
 
 @theorem(source="Liu et al. 2022 (PNDM), Eq. 12; Zhang & Chen 2023, code", schedule=smooth_schedules, z=vectors(2), c=vectors(2, 2),

@@ -21,11 +21,11 @@ from diffeq_gen.theorems.domains import (
     vectors,
 )  # fmt: skip
 from diffeq_gen.theorems.first_order import _move, _predict, _size
-from diffeq_gen.theorems.refinement import SIZES, grids
+from diffeq_gen.theorems.refinement import grids
 from diffeq_gen.theorems.registry import theorem
 from diffeq_gen.theorems.sampler_orders import _distance
 from diffeq_gen.theorems.solver_exactness import TIMES, _cubic, _half, _rising
-from diffeq_gen.theorems.solver_orders import _bent, _resting
+from diffeq_gen.theorems.solver_orders import _bent, _resting, _steps
 from diffeq_gen.theorems.stochastic_steps import _rates, _root, _still, _variance
 from diffeq_gen.types import Sampler
 
@@ -330,10 +330,6 @@ def _law_errors(made, world, z, eta):
     times = 0.65 - 0.3 * _bent(grids(0, 1, z.dtype))
     laws = [jax.vmap(lambda grid, one=one: samplers.law(_resting(one), z, none, grid))(times) for one in made]
     return jnp.stack([jax.vmap(lambda law: _distance(law, known))(law) for law in laws], axis=1)
-
-
-def _steps(z):
-    return 1 / jnp.asarray(SIZES, z.dtype)
 
 
 @theorem(source="Lu et al. 2022 (DPM-Solver++), SDE solvers; Xue et al. 2023 (SA-Solver)", kind="order", order=2,
