@@ -26,11 +26,8 @@ __all__ = ["SAMPLERS", "evaluate", "history", "plot", "progress", "sample", "tra
 RUN = Path("run")
 SAMPLERS = (
     "ddim", "ddpm", "churn", "exponential", "euler", "heun", "edm", "euler-maruyama", "multistep", "singlestep", "unipc", "lms",
-    "multistep-sde", "singlestep-sde", "er-sde",
-    "runge-kutta", "deis", "ipndm", "pndm",
+    "multistep-sde", "singlestep-sde", "er-sde", "runge-kutta", "deis", "ipndm", "pndm",
 )  # fmt: skip
-
-
 HIGH_ORDER = ("multistep", "singlestep", "unipc", "lms", "multistep-sde", "singlestep-sde", "er-sde")
 """Those that extrapolate along log-SNR, and so are given steps that are equal in it."""
 
@@ -130,7 +127,8 @@ def sample(
 
     Args:
         folder: The run.
-        sampler: One of those of `SAMPLERS`; a name that is unknown is answered with the nearest.
+        sampler: ddim, ddpm, churn, exponential, euler, heun, edm, euler-maruyama, multistep, singlestep, unipc, lms, multistep-sde,
+            singlestep-sde, er-sde, runge-kutta, deis, ipndm or pndm.
         steps: Steps of the grid.
         n: Pictures.
         seed: Of the noise.

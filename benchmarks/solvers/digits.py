@@ -3,8 +3,8 @@
     diffeq-gen train runs/digits
     python -m benchmarks.solvers.digits runs/digits [--budgets 4 7 13 25 49] [--pictures 297] [--long 1000]
 
-Every solver starts from the same noise, takes steps of equal length in t (as `diffeq-gen sample` does) or in log-SNR (--grid
-log-snr), and is denoised at the end, which is one of its evaluations.  `sw` is the sliced Wasserstein distance to held-out
+Every solver starts from the same noise, takes steps of equal length in t or in log-SNR (--grid log-snr), and is
+denoised at the end, which is one of its evaluations.  `sw` is the sliced Wasserstein distance to held-out
 pictures; the first line has that of as many training pictures.  `flow` is how far, root mean square over pixels, a drawing
 lies from the one that `multistep` of order 3 makes of the same noise in 150 steps of the same grid.  The second table is that
 of the DDIM paper: DDIM and DDPM by their number of steps, and DDPM once with --long.
@@ -15,28 +15,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from diffeq_gen import clocks, samplers, training
+from benchmarks.solvers.methods import SOLVERS, Build
+from diffeq_gen import samplers, training
+from diffeq_gen.schedules import Flow
 from diffeq_gen.training.evaluation import draw, sliced_wasserstein
-from diffeq_gen.types import Denoiser, Sampler, Schedule
 
-Build = Callable[[Denoiser, Schedule], Sampler]
-
-METHODS: dict[str, tuple[Build, int]] = {
-    "ddim": (samplers.ddim, 1),
-    "multistep 2": (lambda d, s: samplers.multistep(d, s, order=2), 1),
-    "multistep 3": (lambda d, s: samplers.multistep(d, s, order=3), 1),
-    "unipc 2": (lambda d, s: samplers.unipc(d, s, order=2), 1),
-    "unipc 3": (lambda d, s: samplers.unipc(d, s, order=3), 1),
-    "lms 4": (lambda d, s: samplers.lms(d, s, order=4), 1),
-    "edm": (samplers.edm, 2),
-    "singlestep 2": (lambda d, s: samplers.singlestep(d, s, order=2), 2),
-    "singlestep 3": (lambda d, s: samplers.singlestep(d, s, order=3), 3),
-}
-"""What builds a solver, and its evaluations a step."""
-
+METHODS = {**SOLVERS, "edm": (samplers.edm, 2)}
 
 Drawn = Callable[[Build, int], np.ndarray]
 """(what builds a solver, its steps) -> what it draws."""
@@ -50,7 +36,7 @@ def main() -> None:
     parser.add_argument("--long", type=int, default=1000, help="steps of the last DDPM")
     parser.add_argument("--pictures", type=int, default=297)
     parser.add_argument("--only", choices=("solvers", "steps"), help="one of the two tables")
-    parser.add_argument("--grid", choices=("t", "log-snr"), default="t", help="along which all steps are equal")
+    parser.add_argument("--grid", choices=("time", "log-snr"), default="time", help="along which all steps are equal")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), help="of the first table")
     options = parser.parse_args()
     run, key = training.restore(options.run), jax.random.key(0)
@@ -61,13 +47,8 @@ def main() -> None:
 
     def drawn(build: Build, steps: int) -> np.ndarray:
         made = build(run.denoise, run.schedule)
-        if options.grid == "t":
-            return np.asarray(draw(key, run.denoise, run.schedule, shape, steps=steps, sampler=made), np.float64)
-        ends = {"log_snr_min": -12.0, "log_snr_max": 12.0}  # those of `draw`, and its noise
-        times = clocks.uniform_log_snr(run.schedule, steps, **ends).astype(jnp.float32)
-        start_key, run_key = jax.random.split(key)
-        z = jax.random.normal(start_key, shape) * jnp.hypot(*run.schedule(times[0]))
-        return np.asarray(run.denoise(samplers.sample(run_key, made, z, times), times[-1]), np.float64)
+        pictures = draw(key, run.denoise, run.schedule, shape, steps=steps, sampler=made, grid=options.grid)
+        return np.asarray(pictures, np.float64)
 
     def distance(pictures: np.ndarray) -> float:
         return sliced_wasserstein(pictures, held_out)
@@ -90,8 +71,13 @@ def against_evaluations(
     print(f"  {'':14}" + "      sw    flow" * len(budgets), flush=True)
     for name in methods:
         (build, stages), cells = METHODS[name], []
+        fewest = build(lambda z, t: z, Flow()).fewest
         for budget in budgets:
-            pictures = drawn(build, (budget - 1) // stages)
+            steps = (budget - 1) // stages
+            if steps < fewest:
+                cells.append(" " * 16)
+                continue
+            pictures = drawn(build, steps)
             cells.append(f"{distance(pictures):8.4f}{np.sqrt(np.mean((pictures - flow) ** 2)):8.4f}")
         print(f"  {name:14}" + "".join(cells), flush=True)
 

@@ -19,24 +19,11 @@ import numpy as np
 
 from benchmarks.pairs import compare, head, line
 from benchmarks.samplers import NETWORKS, by_hand, network
+from benchmarks.solvers.methods import SOLVERS
 from diffeq_gen import clocks, samplers, schedules
-from diffeq_gen.types import Denoiser, Sampler, Schedule
+from diffeq_gen.types import Denoiser, Schedule
 
 TARGET = 1.02
-
-Build = Callable[[Denoiser, Schedule], Sampler]
-
-METHODS: dict[str, tuple[Build, int]] = {
-    "ddim": (samplers.ddim, 1),
-    "multistep 2": (lambda d, s: samplers.multistep(d, s, order=2), 1),
-    "multistep 3": (lambda d, s: samplers.multistep(d, s, order=3), 1),
-    "unipc 2": (lambda d, s: samplers.unipc(d, s, order=2), 1),
-    "unipc 3": (lambda d, s: samplers.unipc(d, s, order=3), 1),
-    "lms 4": (lambda d, s: samplers.lms(d, s, order=4), 1),
-    "singlestep 2": (lambda d, s: samplers.singlestep(d, s, order=2), 2),
-    "singlestep 3": (lambda d, s: samplers.singlestep(d, s, order=3), 3),
-}
-"""What builds a solver, and its evaluations a step."""
 
 
 def counted(run: Callable[..., jax.Array], *arguments: jax.Array) -> tuple[float, float, int]:
@@ -60,7 +47,7 @@ def seconds(schedule: Schedule, pairs: int, evaluations: int, network_name: str,
             continue
         denoise, z = network(net, shape), jax.random.normal(key, shape)
         scan = by_hand("ddim", denoise, every)
-        for method, (build, stages) in METHODS.items():
+        for method, (build, stages) in SOLVERS.items():
             sampler, times = build(denoise, schedule), grid(schedule, evaluations // stages)
             ours = lambda sampler=sampler, z=z, times=times: samplers.sample(key, sampler, z, times)  # noqa: E731
             line(f"{method:12} {name}", compare(ours, lambda z=z, scan=scan: scan(key, z), pairs=pairs, clock=clock))
@@ -74,7 +61,7 @@ def counts(schedule: Schedule) -> None:
         operations, moved, held = counted(lambda z, times, denoise=denoise: bare(denoise, z, times), z, few)
         print(f"  {name:26} {'operations':>10} {'bytes':>8}   memory, 10 steps   1000 steps"
               f"   (bare scan {held / 1024:.1f} KiB)")  # fmt: skip
-        for method, (build, stages) in METHODS.items():
+        for method, (build, stages) in SOLVERS.items():
             sampler = build(denoise, schedule)
             run = lambda z, times, sampler=sampler: samplers.sample(jax.random.key(0), sampler, z, times)  # noqa: E731
             here, more = counted(run, z, few), counted(run, z, many)
