@@ -16,7 +16,7 @@ from diffeq_gen.clocks import log_snr, time_at
 from diffeq_gen.coordinates import Coordinate, time_on
 from diffeq_gen.types import Schedule, Time, require
 
-__all__ = ["cosine", "ends", "even", "listed", "quadratic", "spaced"]
+__all__ = ["cosine", "ends", "even", "listed", "quadratic", "require_falling", "spaced"]
 
 NEWTON_STEPS = 6
 
@@ -73,14 +73,20 @@ def listed(times: jax.Array) -> jax.Array:
     Raises: ValueError where they do not.
     """
     times = jnp.asarray(times, float)
+    require_falling(times)
+    return times
+
+
+def require_falling(times: jax.Array) -> None:
+    """Raises: ValueError where times is not a decreasing sequence of at least two values within [0, 1]."""
     require(
-        lambda times: times.ndim == 1 and times.size > 1 and np.all(times[1:] < times[:-1]),
-        "times must be a decreasing sequence of at least two values", times=times,
-    )  # fmt: skip
+        lambda times: np.ndim(times) == 1 and len(times) > 1 and np.all(np.diff(times) < 0),
+        "times must be a decreasing sequence of at least two values",
+        times=times,
+    )
     require(
         lambda first, last: (last >= 0) & (first <= 1), "times must lie within [0, 1]", first=times[0], last=times[-1]
     )
-    return times
 
 
 def ends(

@@ -15,9 +15,9 @@ import numpy as np
 
 from diffeq_gen.samplers.compose import started
 from diffeq_gen.samplers.first_order import first_order_step
-from diffeq_gen.samplers.interpolation import RULES, change, integral
+from diffeq_gen.samplers.interpolation import RULES, change, integral, require_order
 from diffeq_gen.schedules import at
-from diffeq_gen.types import Denoiser, Memory, Point, Sample, Sampler, Schedule, Time, dot, require
+from diffeq_gen.types import Denoiser, Memory, Point, Sample, Sampler, Schedule, Time, dot
 
 __all__ = ["Recent", "deis", "ipndm", "pndm", "pseudo_runge_kutta"]
 
@@ -43,7 +43,7 @@ def deis(denoise: Denoiser, schedule: Schedule, *, order: int = 3) -> Sampler:
     Raises: ValueError where order is not 1, 2, 3 or 4.
     Theorems: deis-by-its-integral, deis-is-exact-for-polynomials-of-time.
     """
-    _require_order(order)
+    require_order(order)
 
     def step(noise: Sample, recent: Recent, z: Sample, t: Time, s: Time) -> tuple[Sample, Recent]:
         p, q = at(schedule, t), at(schedule, s)
@@ -79,7 +79,7 @@ def ipndm(denoise: Denoiser, schedule: Schedule, *, order: int = 4) -> Sampler:
     Raises: ValueError where order is not 1, 2, 3 or 4.
     Theorems: ipndm-is-lms-of-even-steps.
     """
-    _require_order(order)
+    require_order(order)
     form = RULES["slope"]
 
     def step(noise: Sample, recent: Recent, z: Sample, t: Time, s: Time) -> tuple[Sample, Recent]:
@@ -143,7 +143,3 @@ def _nothing(z: Sample, count: int) -> Recent:
 def _remember(recent: Recent, values: tuple[Sample, ...], t: jax.Array) -> Recent:
     count = len(recent.times)
     return Recent(values[:count], (t, *recent.times)[:count])
-
-
-def _require_order(order: int) -> None:
-    require(lambda order: order in (1, 2, 3, 4), "order must be 1, 2, 3 or 4", order=order)

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 
 from diffeq_gen.types import Point, Sample, require
 
-__all__ = ["RULES", "Rule", "change", "churned_data", "constant_noise", "integral", "phis"]
+__all__ = ["RULES", "Rule", "change", "churned_data", "constant_noise", "integral", "phis", "require_order"]
 
 SERIES_RADIUS = 2.0
 SERIES_TERMS = 24
@@ -185,3 +185,8 @@ def integral(
             weight = pair if count == 1 else jnp.where(known[1], weight, pair)
         total = total + jnp.where(known[k - 1], weight * differences[0], 0)
     return total
+
+
+def require_order(order: int) -> None:
+    """Raises: ValueError where order is not 1, 2, 3 or 4."""
+    require(lambda order: order in (1, 2, 3, 4), "order must be 1, 2, 3 or 4", order=order)

@@ -7,8 +7,8 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from diffeq_gen.grids import require_falling
 from diffeq_gen.types import Key, Memory, Sample, Sampler, Time, require
 
 __all__ = ["sample", "taken", "trajectory"]
@@ -22,7 +22,7 @@ def sample(key: Key, sampler: Sampler, z: Sample, times: jax.Array) -> Sample:
     the order of the sampler needs; and where a step changes the shape or dtype of z or of its memory.
     Theorems: sample-is-the-last-of-trajectory.
     """
-    _require_falling(sampler, times)
+    _require_grid(sampler, times)
     return _run(key, sampler, z, jnp.asarray(times), False)
 
 
@@ -32,7 +32,7 @@ def trajectory(key: Key, sampler: Sampler, z: Sample, times: jax.Array) -> Sampl
     Raises: ValueError as `sample` does.
     Theorems: sample-is-the-last-of-trajectory.
     """
-    _require_falling(sampler, times)
+    _require_grid(sampler, times)
     return _run(key, sampler, z, jnp.asarray(times), True)
 
 
@@ -77,14 +77,7 @@ def _require_alike(what: str, after: object, before: object) -> None:
         raise ValueError(f"a step must keep {what}, got {after} from {before}")
 
 
-def _require_falling(sampler: Sampler, times: jax.Array) -> None:
-    require(
-        lambda times: np.ndim(times) == 1 and len(times) > 1 and np.all(np.diff(times) < 0),
-        "times must be a decreasing sequence of at least two values",
-        times=times,
-    )
-    require(
-        lambda first, last: (last >= 0) & (first <= 1), "times must lie within [0, 1]", first=times[0], last=times[-1]
-    )
+def _require_grid(sampler: Sampler, times: jax.Array) -> None:
+    require_falling(times)
     require(lambda steps, fewest: steps >= fewest, "the sampler's order needs more steps",
             steps=len(times) - 1, fewest=sampler.fewest)  # fmt: skip

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from diffeq_gen.samplers.first_order import first_order_step
-from diffeq_gen.samplers.interpolation import RULES, Rule, change, churned_data, constant_noise
+from diffeq_gen.samplers.interpolation import RULES, Rule, change, churned_data, constant_noise, require_order
 from diffeq_gen.schedules import at
 from diffeq_gen.types import Denoiser, Point, Sample, Sampler, Schedule, Time, concrete, require
 
@@ -52,7 +52,7 @@ def multistep(
     dpmpp-3m-shipped-is-order2, multistep-startup-cap, solver-trajectory-equivalence, solvers-are-exact-for-a-point,
     sde-variation-of-constants, kdiff-sde-solvers, stochastic-law-orders.
     """
-    require(lambda order: order in (1, 2, 3, 4), "order must be 1, 2, 3 or 4", order=order)
+    require_order(order)
     _require_name("rule", rule, tuple(RULES))
     _require_name("two_point", two_point, ("exact", "midpoint", "trapezoid"))
     still = concrete(eta) and eta == 0
@@ -106,7 +106,7 @@ def er_sde(
     Raises: ValueError where order is not 1, 2, 3 or 4.
     Theorems: er-sde-noise-scale, sde-variation-of-constants.
     """
-    require(lambda order: order in (1, 2, 3, 4), "order must be 1, 2, 3 or 4", order=order)
+    require_order(order)
 
     def overshoot(alpha: jax.Array, sigma: jax.Array, alpha_q: jax.Array, sigma_q: jax.Array) -> jax.Array:
         gained = noise(2 * jnp.log(alpha_q / sigma_q)) - noise(2 * jnp.log(alpha / sigma))
