@@ -1,11 +1,15 @@
-"""How far solvers of the probability flow end from its solution, on worlds whose denoiser is known, for the same evaluations.
+"""How far solvers of the probability flow end from its solution, for the same evaluations: on known worlds, and on a network.
 
-    python -m benchmarks.solvers.accuracy [--worlds digits spiral ...] [--starts 256] [--json FILE]
+    python -m benchmarks.solvers.accuracy [--worlds digits spiral ...] [--starts 512] [--seed 1] [--json FILE]
+    python -m benchmarks.solvers.accuracy --run runs/digits
 
-From z ~ N(0, 80^2 I) to sigma = 0.002 at alpha = 1, in float64; error: the rms over starts and dimensions against 1,000 steps
-of the classical Runge-Kutta rule in log sigma.  Peers: all of this library, each on the best of three grids (uniform in log-SNR,
-Karras rho = 7, uniform in flow time), the best of them all at each number of evaluations.  `controlled` is run as it comes:
-`control_of` 4,000 draws of the world (of the digits: the thousand that the world is made of), `jump`, `control_times`.
+From z ~ N(0, 80^2 I) to sigma = 0.002 at alpha = 1; error: the rms over starts and dimensions against 1,000 steps of the
+classical Runge-Kutta rule in log sigma (of a network: 125, which are 500 evaluations).  Peers: all of this library, each on the
+best of three grids (uniform in log-SNR, Karras rho = 7, uniform in flow time), the best of them all at each number of evaluations.
+`controlled` is run as it comes: `control_of` 4,000 draws of the world (of the digits: the thousand that the world is made of; of a
+network: what it was trained on), `jump`, `control_times`.  A seed makes the worlds, the draws and the starts; 0 is that on which
+the settings of `controlled` were chosen.  Worlds are in float64, a network in float32, whose samples are also compared with
+held-out data by their sliced Wasserstein distance.
 """
 
 import argparse
@@ -18,7 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.solvers.worlds import WORLDS, World, denoise, draw
-from diffeq_gen import clocks, samplers, schedules
+from diffeq_gen import clocks, samplers, schedules, training
+from diffeq_gen.training.evaluation import sliced_wasserstein
 from diffeq_gen.types import Denoiser, Sampler
 
 BUDGETS = (4, 5, 6, 8, 10, 15, 20)
@@ -64,10 +69,20 @@ def known(world: World) -> Denoiser:
     return lambda z, t: denoise(world, z, SCHEDULE(t)[1])
 
 
-def solution(world: World, z: jax.Array, steps: int = 1000) -> jax.Array:
+def learnt(run: training.Run) -> Denoiser:
+    """A trained network's denoiser, at alpha = 1: it is asked at the time of its own schedule that has the same log-SNR."""
+
+    def asked(z: jax.Array, t: jax.Array) -> jax.Array:
+        own = clocks.time_at(run.schedule, clocks.log_snr(SCHEDULE, t))
+        return run.denoise(run.schedule(own)[0] * z, own)
+
+    return asked
+
+
+def solution(denoise: Denoiser, z: jax.Array, steps: int) -> jax.Array:
     """The end of the probability flow, by the classical Runge-Kutta rule in log sigma."""
-    logs = jnp.linspace(jnp.log(SCHEDULE.sigma_max), jnp.log(SCHEDULE.sigma_min), steps + 1)
-    slope = lambda z, log: z - denoise(world, z, jnp.exp(log))  # noqa: E731
+    logs = jnp.linspace(jnp.log(SCHEDULE.sigma_max), jnp.log(SCHEDULE.sigma_min), steps + 1, dtype=z.dtype)
+    slope = lambda z, log: z - denoise(z, SCHEDULE.time_at(-2 * log))  # noqa: E731
 
     def body(z: jax.Array, pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         log, h = pair[0], pair[1] - pair[0]
@@ -80,92 +95,135 @@ def solution(world: World, z: jax.Array, steps: int = 1000) -> jax.Array:
     return jax.jit(lambda z: jax.lax.scan(body, z, (logs[:-1], logs[1:]))[0])(z)
 
 
-def errors(sampler: Sampler, starts: jax.Array, times: list[jax.Array], end: jax.Array) -> np.ndarray:
-    """The rms error on each grid of times, all in one compilation: a step of no length is passed over."""
+def ends(sampler: Sampler, starts: jax.Array, times: list[jax.Array]) -> np.ndarray:
+    """Where it ends on each grid of times, all in one compilation: a step of no length is passed over."""
     longest = max(map(len, times))
-    table = jnp.stack([jnp.concatenate([row, jnp.full(longest - len(row), row[-1])]) for row in times])
+    table = jnp.stack([jnp.concatenate([row, jnp.full(longest - len(row), row[-1])]) for row in times]).astype(
+        starts.dtype
+    )
 
     def run(start: jax.Array, row: jax.Array) -> jax.Array:
         def body(carry: tuple, pair: tuple[jax.Array, jax.Array]) -> tuple[tuple, None]:
-            moved = sampler.step(start[:0], carry[1], carry[0], *pair)
-            return jax.tree.map(lambda new, old: jnp.where(pair[0] == pair[1], old, new), moved, carry), None
+            moved = lambda: sampler.step(start[:0], carry[1], carry[0], *pair)  # noqa: E731
+            return jax.lax.cond(pair[0] == pair[1], lambda: carry, moved), None
 
-        (last, _), _ = jax.lax.scan(body, (start, sampler.init(start)), (row[:-1], row[1:]))
-        return jnp.sqrt(jnp.mean((last - end) ** 2))
+        return jax.lax.scan(body, (start, sampler.init(start)), (row[:-1], row[1:]))[0][0]
 
-    return np.asarray(jax.jit(lambda pair: jax.lax.map(lambda pair: run(*pair), pair))((starts, table)))
+    return np.asarray(jax.jit(lambda pair: jax.lax.map(lambda pair: run(*pair), pair))((starts, table)), np.float64)
 
 
-def best_peers(world: World, z: jax.Array, end: jax.Array) -> dict[int, tuple[float, str]]:
-    """The smallest error at each budget, and whose it is."""
-    best: dict[int, tuple[float, str]] = {budget: (np.inf, "") for budget in BUDGETS}
+def rms(found: np.ndarray, end: np.ndarray) -> float:
+    """The error over starts and dimensions."""
+    return float(np.sqrt(np.mean((found - end) ** 2)))
+
+
+Best = dict[int, tuple[float, str, float]]
+"""At each budget the smallest error, whose it is, and what else is said of it."""
+
+
+def best_peers(denoise: Denoiser, z: jax.Array, end: np.ndarray, judge: Callable[[np.ndarray], float]) -> Best:
+    """The peer that ends nearest, at each budget."""
+    best: Best = {budget: (np.inf, "", np.nan) for budget in BUDGETS}
     for name, (factory, options, each) in PEERS.items():
-        cases = [(n, grid, times) for n in BUDGETS for grid, times in grids(n // each).items() if n >= each]
+        sampler = factory(denoise, SCHEDULE, **options)
+        cases = [(n, grid, times) for n in BUDGETS for grid, times in grids(n // each).items()
+                 if n // each >= sampler.fewest]  # fmt: skip
         starts = jnp.broadcast_to(z, (len(cases), *z.shape))
-        found = errors(factory(known(world), SCHEDULE, **options), starts, [case[2] for case in cases], end)
-        for (n, grid, _), error in zip(cases, found, strict=True):
-            best[n] = min(best[n], (float(error), f"{name}, {grid}")) if np.isfinite(error) else best[n]
+        found = ends(sampler, starts, [case[2] for case in cases])
+        for (n, grid, _), one in zip(cases, found, strict=True):
+            if np.isfinite(error := rms(one, end)) and error < best[n][0]:
+                best[n] = error, f"{name}, {grid}", judge(one)
     return best
 
 
-def ours(world: World, points: np.ndarray, z: jax.Array, end: jax.Array, mixture: bool) -> tuple[int, np.ndarray]:
-    """(components of the control, its errors at the budgets)."""
-    made = samplers.control_of(jnp.asarray(points), mixture=mixture)
+def ours(denoise: Denoiser, points: np.ndarray, z: jax.Array, mixture: bool) -> tuple[int, np.ndarray]:
+    """(components of the control, where `controlled` ends at the budgets)."""
+    made = samplers.control_of(jnp.asarray(points, z.dtype), mixture=mixture)
     times = [samplers.control_times(made, SCHEDULE, n) for n in BUDGETS]
     jumps = jax.jit(lambda z, s: samplers.jump(made, SCHEDULE, z, 1.0, s))
     starts = jnp.stack([jumps(z, row[0]) for row in times])
-    sampler = samplers.controlled(known(world), SCHEDULE, made)
-    return 1 if made.known is None else len(made.known.weights), errors(sampler, starts, times, end)
+    sampler = samplers.controlled(denoise, SCHEDULE, made)
+    return 1 if made.known is None else len(made.known.weights), ends(sampler, starts, times)
+
+
+def compared(
+    name: str, denoise: Denoiser, points: np.ndarray, z: jax.Array, steps: int, keep: Path | None,
+    judge: Callable[[np.ndarray], float] = lambda one: np.nan,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """Control -> its error over that of the best peer, at each budget; all of it is printed."""
+    kept = json.loads(keep.read_text()) if keep and keep.exists() else {}
+    end = np.asarray(solution(denoise, z, steps), np.float64)
+    if name not in kept:
+        kept[name] = best_peers(denoise, z, end, judge)
+        if keep:
+            keep.write_text(json.dumps(kept))
+    best = {int(n): tuple(value) for n, value in kept[name].items()}
+    said = "" if np.isnan(judge(end)) else f" (the flow's end: {judge(end):.4f})"
+    print(f"\n{name}{said}: best peer " + "  ".join(f"{n}: {best[n][0]:.3g} ({best[n][1]})" for n in BUDGETS))
+    ratios = {}
+    for label, mixture in (("as it comes", True), ("Gaussian control", False)):
+        k, found = ours(denoise, points, z, mixture)
+        ratios[label] = np.array([rms(one, end) / best[n][0] for n, one in zip(BUDGETS, found, strict=True)])
+        row = "  ".join(f"{n}: {ratio:.2f}" for n, ratio in zip(BUDGETS, ratios[label], strict=True))
+        print(f"  {label} (components: {k}), error over the best peer's  {row}", flush=True)
+        if said:
+            row = "  ".join(f"{n}: {judge(one):.4f} ({best[n][2]:.4f})" for n, one in zip(BUDGETS, found, strict=True))
+            print(f"    sliced Wasserstein distance to held-out data, and the best peer's  {row}", flush=True)
+    return ratios
+
+
+def on_a_network(folder: Path, starts: int, seed: int, keep: Path | None) -> None:
+    """The same on a network that `diffeq-gen train` left."""
+    run = training.restore(folder)
+    keys = jax.random.split(jax.random.key(seed), 3)
+    held_out, points = (
+        run.dataset.dequantised(key, part)
+        for key, part in zip(keys, (run.dataset.held_out, run.dataset.train), strict=False)
+    )
+    z = SCHEDULE.sigma_max * jax.random.normal(keys[2], (starts, *held_out.shape[1:]))
+    judge = lambda one: sliced_wasserstein(one, held_out)  # noqa: E731
+    compared(
+        f"{run.dataset.name}, network after {int(run.state.step)} updates", learnt(run), points, z, 125, keep, judge
+    )
 
 
 def main() -> None:
     """Prints a row for each world, its peers and both controls; then geometric means."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--worlds", nargs="*", default=[], help="the first words of their names; left out: all")
-    parser.add_argument("--starts", type=int, default=256)
     parser.add_argument(
-        "--json",
-        type=Path,
-        default=None,
-        help="the peers' results are kept here, and not found again",
+        "--run", type=Path, default=None, help="a folder that diffeq-gen train left, in place of worlds"
     )
+    parser.add_argument("--starts", type=int, default=512)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", type=Path, default=None, help="the peers' results are kept here, and not found again")
     options = parser.parse_args()
+    if options.run is not None:
+        on_a_network(options.run, options.starts, options.seed, options.json)
+        return
     jax.config.update("jax_enable_x64", True)
-    kept = json.loads(options.json.read_text()) if options.json and options.json.exists() else {}
-    ratios: dict[str, dict[str, np.ndarray]] = {"as it comes": {}, "Gaussian control": {}}
+    rows: dict[str, dict[str, np.ndarray]] = {}
     for name, make in WORLDS.items():
         if options.worlds and name.split()[0] not in options.worlds:
             continue
-        world = make()
-        z = SCHEDULE.sigma_max * jax.random.normal(jax.random.key(7), (options.starts, world.size), jnp.float64)
-        end = solution(world, z)
-        if name not in kept:
-            kept[name] = best_peers(world, z, end)
-            if options.json:
-                options.json.write_text(json.dumps(kept))
-        best = {int(n): tuple(value) for n, value in kept[name].items()}
-        points = draw(world, 4000, 11) if len(world.weights) < 1000 else world.means
-        print(f"\n{name}: best peer " + "  ".join(f"{n}: {best[n][0]:.3g} ({best[n][1]})" for n in BUDGETS))
-        for label, mixture in (("as it comes", True), ("Gaussian control", False)):
-            k, found = ours(world, points, z, end, mixture)
-            ratios[label][name] = found / np.array([best[n][0] for n in BUDGETS])
-            row = "  ".join(f"{n}: {ratio:.2f}" for n, ratio in zip(BUDGETS, ratios[label][name], strict=True))
-            print(f"  {label} (components: {k}), error over the best peer's  {row}", flush=True)
-    for label, rows in ratios.items():
-        judged = np.isin(BUDGETS, JUDGED)
-        means = {
-            kind: [np.log(row[judged]) for name, row in rows.items() if ("digits" in name) == kind]
-            for kind in (False, True)
-        }
-        said = [
-            f"{what} {np.exp(np.mean(means[kind])):.3f}"
-            for kind, what in ((False, "mixtures"), (True, "digits"))
-            if means[kind]
-        ]
-        worst = max((ratio, name, n) for name, row in rows.items() for n, ratio in zip(BUDGETS, row, strict=True))
-        print(
-            f"\n{label}: geometric mean at 5, 6, 8, 10 evaluations: {', '.join(said)}; worst {worst[0]:.2f} ({worst[1]}, {worst[2]})"
-        )
+        world = make(options.seed)
+        key = jax.random.key(options.seed)
+        z = SCHEDULE.sigma_max * jax.random.normal(key, (options.starts, world.size), jnp.float64)
+        points = draw(world, 4000, options.seed) if len(world.weights) < 1000 else world.means
+        rows[name] = compared(name, known(world), points, z, 1000, options.json)
+    for label in ("as it comes", "Gaussian control"):
+        summary(label, {name: row[label] for name, row in rows.items()})
+
+
+def summary(label: str, rows: dict[str, np.ndarray]) -> None:
+    """Prints the geometric means over mixtures and over digits, and the worst ratio of all."""
+    judged, said = np.isin(BUDGETS, JUDGED), []
+    for kind, what in ((False, "mixtures"), (True, "digits")):
+        logs = [np.log(row[judged]) for name, row in rows.items() if ("digits" in name) == kind]
+        said += [f"{what} {np.exp(np.mean(logs)):.3f}"] if logs else []
+    worst = max((ratio, name, n) for name, row in rows.items() for n, ratio in zip(BUDGETS, row, strict=True))
+    print(f"\n{label}: geometric mean at 5, 6, 8, 10 evaluations: {', '.join(said)}; "
+          f"worst {worst[0]:.2f} ({worst[1]}, {worst[2]})")  # fmt: skip
 
 
 if __name__ == "__main__":

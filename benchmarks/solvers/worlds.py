@@ -3,7 +3,7 @@
 x0 ~ sum_k w_k N(m_k, U_k diag(s_k^2) U_k^T),        E[x0 | z] = sum_k r_k(z) (m_k + U_k diag(s_k^2 / (s_k^2 + sigma^2)) U_k^T (z - m_k))
 
 `exact.Mixture` says the same and takes an eigenvalue decomposition at each call; here the decompositions are the world.
-All worlds have alpha = 1 and a scale near one, as data of a network has.
+All worlds have alpha = 1 and a scale near one, as data of a network has; another seed makes others of their kind.
 """
 
 from typing import NamedTuple
@@ -73,23 +73,23 @@ def _weights(rng: np.random.Generator, k: int) -> np.ndarray:
     return weights / weights.sum()
 
 
-def separated() -> World:
+def separated(seed: int = 0) -> World:
     """2-D: eight clusters of std 0.05 to 0.12, more than three apart in units of their std, on a broken lattice."""
-    rng = np.random.default_rng(1)
+    rng = np.random.default_rng([1, seed])
     angle = 2 * np.pi * np.arange(8) / 8
     means = np.stack([np.cos(angle), np.sin(angle)], 1) * rng.uniform(0.6, 1.4, (8, 1))
     return World(_weights(rng, 8), means, _turns(rng, 8, 2), rng.uniform(0.05, 0.12, (8, 2)))
 
 
-def overlapping() -> World:
+def overlapping(seed: int = 0) -> World:
     """2-D: five anisotropic components of std 0.2 to 0.7 whose means are a unit apart: one cloud of no simple shape."""
-    rng = np.random.default_rng(2)
+    rng = np.random.default_rng([2, seed])
     return World(_weights(rng, 5), rng.normal(0, 0.8, (5, 2)), _turns(rng, 5, 2), rng.uniform(0.2, 0.7, (5, 2)))
 
 
-def spiral() -> World:
-    """2-D, near a manifold: a spiral of one and a half turns as 150 components of std 0.03 across."""
-    turn = np.linspace(0.5, 3 * np.pi, 150)
+def spiral(seed: int = 0) -> World:
+    """2-D, near a manifold: a spiral of some one and a half turns as 150 components of std 0.03 across."""
+    turn = np.linspace(0.5, np.random.default_rng([8, seed]).uniform(2.7, 3.3) * np.pi, 150)
     line = lambda u: np.stack([np.cos(u), np.sin(u)], 1) * (u / (2 * np.pi))[:, None]  # noqa: E731
     along = (line(turn + 1e-4) - line(turn - 1e-4)) / 2e-4
     speed = np.linalg.norm(along, axis=1, keepdims=True)
@@ -99,42 +99,43 @@ def spiral() -> World:
     return World(weights, line(turn), bases, np.stack([0.6 * speed[:, 0] * (turn[1] - turn[0]), 0 * turn + 0.03], 1))
 
 
-def tangled() -> World:
+def tangled(seed: int = 0) -> World:
     """12-D: ten components, each with its own axes and stds from 0.05 to 1."""
-    rng = np.random.default_rng(3)
+    rng = np.random.default_rng([3, seed])
     stds = np.exp(rng.uniform(np.log(0.05), 0, (10, 12)))
     return World(_weights(rng, 10), rng.normal(0, 0.7, (10, 12)), _turns(rng, 10, 12), stds)
 
 
-def sheets() -> World:
+def sheets(seed: int = 0) -> World:
     """32-D, near manifolds: forty pieces of three dimensions (std 0.5) and a thickness of 0.02."""
-    rng = np.random.default_rng(4)
+    rng = np.random.default_rng([4, seed])
     stds = np.tile(np.where(np.arange(32) < 3, 0.5, 0.02), (40, 1))
     means = rng.normal(0, 1, (40, 6)) @ np.linalg.qr(rng.standard_normal((32, 6)))[0].T
     return World(_weights(rng, 40), means, _turns(rng, 40, 32), stds)
 
 
-def spectral() -> World:
+def spectral(seed: int = 0) -> World:
     """256-D: twenty components with the power-law spectrum of pictures, std 1.5 / sqrt(k), and means of that spectrum."""
-    rng = np.random.default_rng(5)
+    rng = np.random.default_rng([5, seed])
     std = 1.5 / np.sqrt(1 + np.arange(256))
     means = rng.standard_normal((20, 256)) * std
     stds = 0.6 * std[None] * rng.uniform(0.6, 1.4, (20, 256))
     return World(_weights(rng, 20), means, np.ones((20, 1, 1)), stds)
 
 
-def skewed() -> World:
+def skewed(seed: int = 0) -> World:
     """8-D: sixty-four overlapping components along a curved, heavy-tailed cloud: no few Gaussians describe it."""
-    rng = np.random.default_rng(6)
+    rng = np.random.default_rng([6, seed])
     u = rng.standard_normal((64, 3))
     means = np.concatenate([u, u**2 - 1, u[:, :2] * u[:, 1:]], 1) @ np.linalg.qr(rng.standard_normal((8, 8)))[0] * 0.5
     return World(_weights(rng, 64), means, np.ones((64, 1, 1)), rng.uniform(0.1, 0.3, (64, 8)))
 
 
-def pixels(n: int = 1000, bandwidth: float = 0.1) -> World:
+def pixels(seed: int = 0, *, n: int = 1000, bandwidth: float = 0.1) -> World:
     """64-D: the empirical measure of a thousand real digits, each with std 0.1, on [-1, 1]."""
     data = digits()
-    points = np.asarray(data.scaled(data.train[:n]), np.float64).reshape(n, -1)
+    chosen = np.random.default_rng([7, seed]).permutation(len(data.train))[:n]
+    points = np.asarray(data.scaled(data.train[chosen]), np.float64).reshape(n, -1)
     return World(np.full(n, 1 / n), points, np.ones((n, 1, 1)), np.full(points.shape, bandwidth))
 
 

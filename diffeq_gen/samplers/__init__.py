@@ -5,8 +5,8 @@
 `first_order` holds DDIM, DDPM, churn, the exact constant-eta step and the consistency sampler, which are one formula; `ode`
 Euler and Heun of the probability flow, `runge_kutta` their like along any coordinate; `edm` the sampler of Karras et al.; `sde`
 Euler-Maruyama; `interpolation` what solvers of high order are made of, `multistep`, `deis` and `singlestep` those solvers, of
-the flow and of the SDE, `adaptive` the last with steps of its own choice; `controlled` the solver that knows the
-data's moments, or a `mixture` fitted to them; `langevin` the corrector; `compose` samplers made of
+the flow and of the SDE, `adaptive` the last with steps of its own choice; `controlled` the solver that knows what
+`control` holds of the data, their moments or a `mixture` fitted to them; `langevin` the corrector; `compose` samplers made of
 samplers, `clipping` what is done to a prediction first; `law` the exact law of them all on Gaussian data; `aligned` a grid
 fitted to one of them; `conformance` what any step owes, also one of your own.
 """
@@ -16,7 +16,8 @@ from diffeq_gen.samplers.aligned import aligned
 from diffeq_gen.samplers.clipping import clipped, thresholded
 from diffeq_gen.samplers.compose import churned, corrected, denoised, raised, started
 from diffeq_gen.samplers.conformance import conform, stateless
-from diffeq_gen.samplers.controlled import Control, control_of, control_times, controlled, jump
+from diffeq_gen.samplers.control import Control, control_of, control_times
+from diffeq_gen.samplers.controlled import controlled, jump
 from diffeq_gen.samplers.deis import deis, ipndm, pndm, pseudo_runge_kutta
 from diffeq_gen.samplers.edm import edm
 from diffeq_gen.samplers.first_order import churn, consistency, ddim, ddpm, exponential, first_order_step

@@ -1,15 +1,14 @@
 """Controlled solvers: what is known of the data beforehand is solved without the network, which is asked for the rest alone.
 
-    y = (z - alpha m) / std,    std^2 = alpha^2 c + sigma^2,    theta = arctan2(alpha sqrt(c), sigma)       along each axis of C
-    F = (x0_hat - G) / c_out,   G the denoiser of N(m, C),      c_out = sigma sqrt(c) / std
-    dy/dtheta = F = F_known(y, theta) + R(theta)                under every schedule
+    dy/dtheta = F = F_known(y, theta) + R(theta)                                          under every schedule
+    dy = ((1 + eta^2) F - eta^2 cot(theta) y) dtheta + eta sqrt(2 cot(theta)) dw          the reverse SDE of that noise level
 
-For Gaussian data F = 0 and a step of any length is exact.  Where m and C are the moments of the data F = O(theta^2) at
-infinite noise, where theta = 0: there the state is moved without an evaluation (`jump`), which errs by O(theta^3), and
+y, theta and F are those of `control`.  For Gaussian data F = 0 and a step of any length is exact, in law where there is noise.
+Where m and C are the moments of the data, F = theta^2/2 K(y, y, .) + O(theta^3) at infinite noise, where theta = 0, with K their
+third cumulant less its trace: there the state is moved without an evaluation (`jump`), which errs by a third of theta F, and
 F(0) = 0 begins a multistep method (`controlled`) that has its order from the first step on.  F_known is that of a mixture
 fitted to the data, whose flow is followed in small steps that ask no network; R is what the network says beyond it, a
-polynomial in theta through its last values.  With one c for all directions F is the raw output of EDM's network; as c
-grows the method becomes `lms`.
+polynomial in theta through its last values.  As the variances grow the method becomes `lms`.
 
 The points from which the control is made must be of the law that the network has learnt.  Evaluations are saved on what the
 control describes: it gains little on data made of many features far smaller than any of its own, and a start within the
@@ -22,103 +21,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffeq_gen import clocks
+from diffeq_gen.samplers.control import Control, network_output
 from diffeq_gen.samplers.interpolation import integral
-from diffeq_gen.samplers.mixture import Components, denoise_components, fit
+from diffeq_gen.samplers.mixture import Components, denoise_components
 from diffeq_gen.schedules import at
-from diffeq_gen.types import Denoiser, Point, Sample, Sampler, Schedule, Time, dot, pytree, require
+from diffeq_gen.types import Denoiser, Point, Sample, Sampler, Schedule, Time, concrete, require
 
-__all__ = ["Control", "Past", "control_of", "control_times", "controlled", "jump", "network_output"]
+__all__ = ["Past", "controlled", "jump"]
 
 FAR = 30.0
 """How far in log-SNR from that of the data's scale the small steps begin and end: beyond, the angle changes by e^{-15}."""
-
-
-@pytree
-class Control:
-    """What is known of the data: N(mean, C) with C = basis diag(variances) basis^T, and, where given, a mixture in those axes.
-
-    mean has the shape of a sample; variances are a scalar, or of shape (d,) in the order of the columns of basis (d, d), or
-    of the ravelled sample where there is no basis.  `known` has its components at (x0 - mean) basis.
-    Raises: ValueError where shapes do not match, or a variance is not positive.
-    Theorems: angle-is-the-clock-of-any-schedule, controlled-is-exact-for-gaussians.
-    """
-
-    mean: Sample
-    variances: jax.Array
-    basis: jax.Array | None = None
-    known: Components | None = None
-
-    def __post_init__(self) -> None:
-        size = int(np.prod(jnp.shape(self.mean)))
-        require(lambda shape: shape in ((), (size,)), f"variances must be a scalar or of shape ({size},)",
-                variances=jnp.shape(self.variances))  # fmt: skip
-        require(lambda shape: shape == (size, size), f"basis must be of shape ({size}, {size})",
-                basis=(size, size) if self.basis is None else jnp.shape(self.basis))  # fmt: skip
-        require(lambda variances: variances > 0, "variances must be positive", variances=self.variances)
-
-    def angle(self, p: Point) -> jax.Array:
-        """theta of each axis, shape (1, d) or (1, 1): 0 at infinite noise, pi/2 at none."""
-        return jnp.arctan2(p.alpha * self.roots(), p.sigma * jnp.ones_like(self.roots()))
-
-    def whiten(self, z: Sample, p: Point) -> jax.Array:
-        """y = basis^T (z - alpha mean) / std of each sample of z, shape (n, d)."""
-        return self.rows(self.about(z, p.alpha)) / self._std(p)
-
-    def colour(self, y: jax.Array, z: Sample, p: Point) -> Sample:
-        """z = alpha mean + basis (std y), in the shape of z."""
-        away = self._std(p) * y
-        back = away if self.basis is None else dot(away, self.basis.T)
-        return back.reshape(z.shape) - self.about(jnp.zeros_like(z), p.alpha)
-
-    def roots(self) -> jax.Array:
-        """sqrt(variances), shape (1, d) or (1, 1)."""
-        return jnp.sqrt(jnp.asarray(self.variances)).reshape(1, -1)
-
-    def rows(self, away: Sample) -> jax.Array:
-        """Each sample of what is measured from the mean, along the axes: shape (n, d)."""
-        rows = away.reshape(-1, int(np.prod(jnp.shape(self.mean))))
-        return rows if self.basis is None else dot(rows, self.basis)
-
-    def about(self, z: Sample, alpha: jax.Array | float) -> Sample:
-        """z - alpha mean, for one sample or a batch of them."""
-        mean = jnp.asarray(self.mean)
-        return z - alpha * mean.reshape((1,) * (z.ndim - mean.ndim) + mean.shape)
-
-    def _std(self, p: Point) -> jax.Array:
-        return jnp.sqrt(jnp.square(p.alpha * self.roots()) + jnp.square(p.sigma))
-
-
-def control_of(points: Sample, *, floor: float = 0.1, mixture: bool = True, seed: int = 0) -> Control:
-    """Mean, principal axes and variances of points (n, *event), and a mixture where they are enough to hold one.
-
-    A variance below floor^2 of their mean is set to that: along an axis that the points do not use, nothing is known.
-    Raises: ValueError where there are fewer than two points, or floor is not positive.
-    """
-    require(lambda shape: len(shape) >= 2 and shape[0] >= 2, "points must be (n, *event), n at least two",
-            points=jnp.shape(points))  # fmt: skip
-    require(
-        lambda dtype: np.issubdtype(dtype, np.floating), "points must be real numbers", points=jnp.asarray(points).dtype
-    )
-    require(lambda floor: floor > 0, "floor must be positive", floor=floor)
-    rows = np.asarray(points, np.float64).reshape(len(points), -1)
-    mean = rows.mean(0)
-    variances, basis = np.linalg.eigh((rows - mean).T.dot(rows - mean) / len(rows))
-    variances = np.maximum(variances, max(floor**2 * variances.mean(), np.finfo(np.float32).tiny))
-    known = fit((rows - mean).dot(basis), seed=seed) if mixture else None
-    dtype = jnp.asarray(points).dtype
-    cast = lambda leaf: jnp.asarray(leaf, dtype)  # noqa: E731
-    return Control(cast(mean.reshape(np.shape(points)[1:])), cast(variances), cast(basis), jax.tree.map(cast, known))
-
-
-def network_output(control: Control, x0: Sample, z: Sample, p: Point) -> jax.Array:
-    """F = (x0 - G(z)) / c_out along the axes, shape (n, d); (x0/sqrt(c) - sin(theta) y) / cos(theta) with x0 about the mean.
-
-    Undefined at sigma = 0.
-    Theorems: angle-is-the-clock-of-any-schedule, control-of-one-scale-is-edm.
-    """
-    theta, y = control.angle(p), control.whiten(z, p)
-    return (control.rows(control.about(x0, 1.0)) / control.roots() - jnp.sin(theta) * y) / jnp.cos(theta)
+NODES, WEIGHTS = (part / 2 for part in np.polynomial.legendre.leggauss(10))
+"""Of Gauss and Legendre on [-1/2, 1/2]."""
 
 
 def _known_output(known: Components, root: jax.Array, y: jax.Array, log_snr: jax.Array) -> jax.Array:
@@ -142,15 +56,38 @@ def _polynomial(values: list[jax.Array], nodes: list[jax.Array], y: jax.Array) -
     return total
 
 
+def _kept(start: jax.Array, end: jax.Array, eta: jax.Array | float) -> jax.Array:
+    """(sin start / sin end)^{eta^2}, what is left of y where there is noise; 1 where neither end is away from infinite noise."""
+    ratio = jnp.sin(start) / jnp.sin(jnp.where(end > 0, end, 1))
+    kept = jnp.exp(jnp.square(eta) * jnp.log(jnp.where(start > 0, ratio, 1)))
+    return jnp.where(start > 0, kept, jnp.where(end > 0, 0, 1))
+
+
+def _moments(start: jax.Array, end: jax.Array, eta: jax.Array | float | None, count: int) -> list[jax.Array]:
+    """int_start^end (1 + eta^2) (sin u / sin end)^{eta^2} (u - start)^k du / (end - start)^{k+1} for k < count; eta None is 0."""
+    if eta is None:
+        return [jnp.full_like(end, 1 / (k + 1)) for k in range(count)]
+    shares = [0.5 + float(node) for node in NODES]
+    heights = [_kept(start + share * (end - start), end, eta) for share in shares]
+    level = 1 + jnp.square(jnp.asarray(eta, end.dtype))
+    return [
+        level
+        * sum(float(weight) * share**k * height for weight, share, height in zip(WEIGHTS, shares, heights, strict=True))
+        for k in range(count)
+    ]
+
+
 def _moved(
-    control: Control, y: jax.Array, values: list[jax.Array], nodes: list[jax.Array], p: Point, q: Point, substeps: int
-) -> jax.Array:
-    """y at q from y at p, where F is F_known and the polynomial through `values` at theta_p and at theta_p + `nodes`."""
+    control: Control, y: jax.Array, values: list[jax.Array], nodes: list[jax.Array], p: Point, q: Point, substeps: int,
+    eta: jax.Array | float | None = None,
+) -> jax.Array:  # fmt: skip
+    """The mean of y at q from y at p, where F is F_known and the polynomial through `values` at theta_p and theta_p + `nodes`."""
     root, start, end = control.roots(), control.angle(p), control.angle(q)
     if control.known is None:
         turned = end - start
-        moments = [turned ** (k + 1) / (k + 1) for k in range(len(values))]
-        return y + values[0] * turned + integral(values, nodes, moments) if values else y
+        moments = [part * turned ** (k + 1) for k, part in enumerate(_moments(start, end, eta, len(values)))]
+        y = y if eta is None else _kept(start, end, eta) * y
+        return y + values[0] * moments[0] + integral(values, nodes, moments) if values else y
     low, high = (_log_snr_near(control, point) for point in (p, q))
     h = (high - low) / substeps
 
@@ -192,9 +129,10 @@ def jump(control: Control, schedule: Schedule, z: Sample, t: Time, s: Time, *, s
 
 
 class Past(NamedTuple):
-    """The step before: y, where it began, and the last values of R with their angles.  At first: infinite noise, where F = 0."""
+    """The step before: y where it began, its noise, and the last values of R with their angles.  At first: infinite noise, where F = 0."""
 
     y: jax.Array
+    noise: jax.Array
     alpha: jax.Array
     sigma: jax.Array
     values: tuple[jax.Array, ...]
@@ -202,63 +140,67 @@ class Past(NamedTuple):
 
 
 def controlled(
-    denoise: Denoiser, schedule: Schedule, control: Control, *, order: int = 2, corrector: bool = True, substeps: int = 4
+    denoise: Denoiser, schedule: Schedule, control: Control, *, order: int = 2, corrector: bool = True, substeps: int = 4,
+    jumped: bool = True, eta: float = 0.0,
 ) -> Sampler:  # fmt: skip
     """Adams-Bashforth of this order for dy/dtheta = F, begun by F(0) = 0; exact in one step of any length on Gaussian data.
 
     One evaluation a step.  The corrector takes the step before again through the value at its end, and the jump before the
-    first step with it, by theta F / 2: pass what `jump` returns from infinite noise, at times that begin where it ends.
+    first step with it: pass what `jump` returns from infinite noise, at times that begin where it ends; or say jumped=False of
+    a z that was come by otherwise, as by noising a picture, and it is left as it is.
     `substeps` Runge-Kutta steps follow the control's mixture, where it has one: the mixture is read 4 substeps times a step,
     twice that with the corrector.  A basis costs a few products with a d x d matrix a step, a diagonal next to nothing.
-    Raises: ValueError where order is not 1, 2 or 3, or substeps is not positive.
+
+    `eta` > 0 solves the reverse SDE of that noise level, of which 1 is the forward process reversed, about the moments alone:
+    a control with a mixture is refused.  Ten Gauss-Legendre nodes integrate
+    F against (sin u/sin theta_s)^{eta^2}: to rounding where a step at most doubles theta, or eta = 1.
+    Raises: ValueError where order is not 1, 2 or 3, substeps is not positive, eta is negative, or eta > 0 meets a mixture.
     Theorems: controlled-is-exact-for-gaussians, controlled-puts-back-what-the-jump-left, controlled-is-adams-bashforth,
-    controlled-ignores-the-scale, controlled-order.
+    controlled-ignores-the-scale, controlled-order, controlled-sde-solves-its-equation, controlled-sde-is-bayes-for-gaussians.
     """
     require(lambda order: order in (1, 2, 3), "order must be 1, 2 or 3", order=order)
     require(lambda substeps: substeps >= 1, "substeps must be positive", substeps=substeps)
+    require(lambda eta: eta >= 0, "eta must not be negative", eta=eta)
+    still = concrete(eta) and bool(eta == 0)
+    level = None if still else eta
+    require(lambda known: still or known is None, "eta > 0 needs a control without a mixture",
+            known=None if control.known is None else "a mixture")  # fmt: skip
 
     def init(z: Sample) -> Past:
         y = control.rows(jnp.zeros_like(z))
         angle, one = jnp.zeros_like(control.roots()), jnp.ones((), z.dtype)
-        return Past(y, 0 * one, one, (y,) * order, (angle, *(angle + jnp.inf,) * (order - 1)))
+        return Past(y, 0 * one if still else y, 0 * one, one, (y,) * order, (angle, *(angle + jnp.inf,) * (order - 1)))
 
     def step(noise: Sample, past: Past, z: Sample, t: Time, s: Time) -> tuple[Sample, Past]:
         p, q = at(schedule, t), at(schedule, s)
-        y, theta = control.whiten(z, p), control.angle(p)
+        y, theta, end = control.whiten(z, p), control.angle(p), control.angle(q)
         value = network_output(control, denoise(z, t), z, p)
         if control.known is not None:
             value = value - _known_output(control.known, control.roots(), y, _log_snr_near(control, p))
         if corrector:
             y = _corrected(past, value, y, p)
         values, nodes = [value, *past.values[: order - 1]], [node - theta for node in past.angles[: order - 1]]
-        z = control.colour(_moved(control, y, values, nodes, p, q, substeps), z, q)
+        drawn = past.noise if still else _spread(theta, end, eta) * control.rows(noise[0])
+        moved = _moved(control, y, values, nodes, p, q, substeps, level)
         values, angles = (value, *past.values)[:order], (theta, *past.angles)[:order]
-        return z, Past(y, p.alpha, p.sigma, values, angles)
+        return control.colour(moved + drawn, z, q), Past(y, drawn, p.alpha, p.sigma, values, angles)
 
     def _corrected(past: Past, value: jax.Array, y: jax.Array, p: Point) -> jax.Array:
         start, theta = past.angles[0], control.angle(p)
         before = Point(p.t, past.alpha, past.sigma, past.alpha, past.sigma)  # of which alpha and sigma alone are read
         nodes = [theta - start, *(node - start for node in past.angles[1:])]
-        again = _moved(control, past.y, [past.values[0], value, *past.values[1:]], nodes, before, p, substeps)
-        return jnp.where(past.alpha > 0, again, y + theta * value / 2)
+        again = (
+            _moved(control, past.y, [past.values[0], value, *past.values[1:]], nodes, before, p, substeps, level)
+            + past.noise
+        )
+        left = theta * _moments(jnp.zeros_like(theta), theta, level, 2)[1] * value if jumped else 0
+        return jnp.where(past.alpha > 0, again, y + left)
 
-    return Sampler(init, step)
+    return Sampler(init, step, noises=0 if still else 1)
 
 
-def _reach(control: Control) -> jax.Array:
-    """The scale of the data that decides where noise ends: (tr C^2 / d)^{1/4}, between the mean one and the largest."""
-    return jnp.mean(jnp.square(jnp.asarray(control.variances))) ** 0.25
-
-
-def control_times(
-    control: Control, schedule: Schedule, n: int, *, first: float = 0.5, rho: float = 4.0, sigma_min: float = 0.002
-) -> jax.Array:
-    """n steps, equal in (sigma/alpha)^{1/rho}, from sigma/alpha = first (n + 1) reach, where the jump ends, to sigma_min.
-
-    Near infinite noise theta = sqrt(c) alpha/sigma: the jump is about as long an angle as each of the n steps that follow,
-    and errs by no more.
-    Raises: ValueError where n < 1, first or rho is not positive, or sigma_min does not lie below where the jump ends.
-    """
-    require(lambda n: n >= 1, "a grid needs at least one step", n=n)
-    require(lambda first: first > 0, "first must be positive", first=first)
-    return clocks.karras(schedule, n, rho=rho, sigma_min=sigma_min, sigma_max=first * (n + 1) * _reach(control))
+def _spread(start: jax.Array, end: jax.Array, eta: jax.Array | float) -> jax.Array:
+    """sqrt(1 - kept^2): the std of the noise that y gathers."""
+    kept = _kept(start, end, eta)
+    short = jnp.minimum(jnp.square(kept), 1)
+    return jnp.where(short < 1, jnp.sqrt(jnp.where(short < 1, 1 - short, 1)), 0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffeq_gen import exact, samplers, schedules
-from diffeq_gen.samplers.controlled import network_output
+from diffeq_gen.samplers.control import network_output
 from diffeq_gen.samplers.mixture import Components
 from diffeq_gen.schedules import at
 
@@ -109,6 +109,72 @@ def test_basis_turns_the_data_and_its_samples_alike():
     np.testing.assert_allclose(picture.ravel(), there, rtol=1e-6)
 
 
+def test_state_that_is_no_jump_s_is_left_as_it_is():
+    """From a z that was noised by hand the first step is right where F is a line through another point than 0."""
+    control = samplers.Control(jnp.zeros(2), jnp.array([0.5, 0.1]))
+    denoise = lambda z, t: z + 0.5  # noqa: E731
+    z, t, s = jnp.array([0.4, -1.3]), jnp.asarray(0.5), jnp.asarray(0.3)
+    plainly = samplers.controlled(denoise, FLOW, control, corrector=False)
+    kept, moved = (samplers.controlled(denoise, FLOW, control, jumped=jumped) for jumped in (False, True))
+    ends = [one.step(z[:0], one.init(z), z, t, s)[0] for one in (plainly, kept, moved)]
+    np.testing.assert_array_equal(ends[0], ends[1])
+    p = at(FLOW, t)
+    theta, output = control.angle(p), network_output(control, denoise(z, t), z, p)
+    began = control.colour(control.whiten(z, p) + theta * output / 2, z, p)
+    left = control.whiten(ends[2], at(FLOW, s)) - control.whiten(ends[1], at(FLOW, s))
+    np.testing.assert_allclose(left, control.whiten(began, p) - control.whiten(z, p), rtol=1e-4)
+
+
+def test_noise_of_no_level_is_the_flow():
+    control, z, times = plain(), jnp.array([0.4, -1.3]), jnp.array([0.8, 0.6, 0.3, 0.0])
+    ends = []
+    for eta in (0.0, jnp.asarray(1e-5)):
+        sampler = samplers.controlled(lambda z, t: jnp.tanh(z), FLOW, control, order=3, eta=eta)
+        ends.append(samplers.sample(jax.random.key(0), sampler, z, times))
+    np.testing.assert_allclose(*ends, atol=2e-4)
+
+
+def test_noise_keeps_the_law_of_the_data():
+    """Of a Gaussian that the control mistakes: the exact law of the run nears the data's by the square of the step, with the
+    corrector by more; and by a half where the noise is left out that the corrected state had met."""
+    with jax.enable_x64(True):
+        world = exact.Gaussian(jnp.array([0.3, -0.2]), jnp.diag(jnp.array([1.3, 0.4])))
+        control = samplers.Control(jnp.zeros(2), jnp.array([0.6, 0.9]))
+        begin, end = (exact.marginal(world, at(FLOW, jnp.asarray(t))) for t in (0.8, 0.2))
+        errors = {}
+        for corrector in (False, True):
+            sampler = samplers.controlled(
+                exact.denoiser(world, FLOW), FLOW, control, corrector=corrector, eta=1.0, jumped=False
+            )
+            law = lambda n, one=sampler: samplers.law(one, begin.mean, begin.cov, jnp.linspace(0.8, 0.2, n + 1))  # noqa: E731
+            errors[corrector] = [
+                float(jnp.abs(cov - end.cov).sum() + jnp.abs(mean - end.mean).sum())
+                for mean, cov in (law(10), law(20), law(40))
+            ]
+        assert 3.8 < errors[False][0] / errors[False][1] < 4.2 and 3.8 < errors[False][1] / errors[False][2] < 4.2
+        assert errors[True][1] < errors[False][1] / 8 and errors[True][0] / errors[True][1] > 6
+
+
+@pytest.mark.parametrize("eta", [0.5, 1.0, 3.0])
+def test_noise_from_no_data_to_no_noise_is_finite_with_its_slopes(eta):
+    """From alpha = 0, where all that y was is forgotten, to sigma = 0."""
+    control, noise = plain(), jnp.array([[0.3, -0.7]])
+
+    def end(z, eta):
+        one = samplers.controlled(lambda z, t: jnp.tanh(z), FLOW, control, eta=eta)
+        memory = one.init(z)
+        for t, s in ((1.0, 1.0), (1.0, 0.6), (0.6, 0.0)):
+            z, memory = one.step(noise, memory, z, jnp.asarray(t), jnp.asarray(s))
+        return jnp.sum(z**2)
+
+    z = jnp.array([0.4, -1.3])
+    value, slopes = jax.jit(jax.value_and_grad(end, argnums=(0, 1)))(z, jnp.asarray(eta))
+    assert np.isfinite(value) and np.all(np.isfinite(slopes[0])) and np.isfinite(slopes[1])
+    point = samplers.controlled(lambda z, t: 0 * z + 0.2, FLOW, control, eta=eta)
+    ends = [point.step(noise, point.init(z), z + shift, jnp.asarray(1.0), jnp.asarray(0.6))[0] for shift in (0, 1)]
+    np.testing.assert_array_equal(*ends)
+
+
 def test_a_large_scale_leaves_lms():
     """theta = pi/2 - sigma/(alpha sqrt(c)) and F = -eps_hat, up to 1/sqrt(c); the value at infinite noise is out of sight."""
     control = samplers.Control(jnp.zeros(2), 1e5)
@@ -119,35 +185,6 @@ def test_a_large_scale_leaves_lms():
     left, right, other = (samplers.trajectory(key, one, z, times) for one in made)
     np.testing.assert_allclose(left, right, atol=2e-3)
     assert np.max(np.abs(other - right)) > 6e-3
-
-
-def test_moments_are_those_of_the_points():
-    points = np.random.default_rng(1).standard_normal((500, 3)) @ np.diag([3.0, 1.0, 1e-3]) + 5
-    control = samplers.control_of(jnp.asarray(points, jnp.float32), mixture=False)
-    np.testing.assert_allclose(control.mean, points.mean(0), rtol=1e-5)
-    cov = np.cov(points.T, bias=True)
-    np.testing.assert_allclose(control.variances[1:], np.linalg.eigvalsh(cov)[1:], rtol=1e-4)
-    np.testing.assert_allclose(control.variances[0], 0.01 * np.trace(cov) / 3, rtol=1e-4)
-    assert control.known is None
-
-
-def test_scalar_variance_needs_no_basis():
-    control = samplers.Control(jnp.zeros((2, 2)), 0.25)
-    p = at(FLOW, jnp.asarray(0.4))
-    z = jnp.arange(4.0).reshape(2, 2)
-    assert network_output(control, z, z, p).shape == (1, 4)
-    np.testing.assert_allclose(control.colour(control.whiten(z, p), z, p), z, rtol=1e-6)
-
-
-def test_times_begin_where_the_jump_ends():
-    control = samplers.Control(jnp.zeros(2), jnp.array([4.0, 1.0]))
-    for n in (1, 4, 20):
-        times = samplers.control_times(control, schedules.EDM(), n)
-        alpha, sigma = jax.vmap(schedules.EDM())(times)
-        assert len(times) == n + 1
-        np.testing.assert_allclose(sigma[0] / alpha[0], 0.5 * (n + 1) * 8.5**0.25, rtol=1e-4)
-        np.testing.assert_allclose(sigma[-1] / alpha[-1], 0.002, rtol=1e-3)
-        np.testing.assert_allclose(np.diff((sigma / alpha) ** 0.25), np.diff((sigma / alpha) ** 0.25)[0], rtol=1e-3)
 
 
 def test_one_compilation_serves_all_controls_of_a_shape():
@@ -168,18 +205,11 @@ def test_one_compilation_serves_all_controls_of_a_shape():
 @pytest.mark.parametrize(
     ("refused", "message"),
     [
-        (lambda: samplers.Control(jnp.zeros(2), jnp.ones(3)), r"variances must be a scalar or of shape \(2,\), got variances=\(3,\)"),
-        (lambda: samplers.Control(jnp.zeros(2), jnp.array([1.0, 0.0])), "variances must be positive, got"),
-        (lambda: samplers.Control(jnp.zeros(2), 1.0, jnp.eye(3)), r"basis must be of shape \(2, 2\), got basis=\(3, 3\)"),
-        (lambda: samplers.control_of(jnp.zeros(5)), r"points must be \(n, \*event\), n at least two, got points=\(5,\)"),
-        (lambda: samplers.control_of(jnp.zeros((1, 5))), "n at least two"),
-        (lambda: samplers.control_of(jnp.zeros((3, 2), jnp.int32)), "points must be real numbers, got"),
-        (lambda: samplers.control_of(jnp.zeros((3, 2)), floor=0.0), "floor must be positive, got floor=0.0"),
         (lambda: samplers.controlled(jnp.tanh, FLOW, plain(), order=4), "order must be 1, 2 or 3, got order=4"),
         (lambda: samplers.controlled(jnp.tanh, FLOW, plain(), substeps=0), "substeps must be positive, got substeps=0"),
         (lambda: samplers.jump(plain(), FLOW, jnp.zeros(2), 1.0, 0.5, substeps=0), "substeps must be positive"),
-        (lambda: samplers.control_times(plain(), FLOW, 0), "a grid needs at least one step, got n=0"),
-        (lambda: samplers.control_times(plain(), FLOW, 4, first=0.0), "first must be positive, got first=0.0"),
+        (lambda: samplers.controlled(jnp.tanh, FLOW, plain(), eta=-0.5), "eta must not be negative, got eta=-0.5"),
+        (lambda: samplers.controlled(jnp.tanh, FLOW, two_modes(), eta=1.0), "eta > 0 needs a control without a mixture, got"),
     ],
 )  # fmt: skip
 def test_bad_input_is_named(refused, message):

@@ -1,0 +1,120 @@
+"""What is known of the data: moments, axes of several kinds, the times that go with them, and what is refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffeq_gen import samplers, schedules
+from diffeq_gen.samplers.control import network_output
+from diffeq_gen.schedules import at
+
+FLOW = schedules.Flow()
+
+
+def plain():
+    return samplers.Control(jnp.array([0.3, -0.2]), jnp.array([0.5, 0.1]))
+
+
+def test_moments_are_those_of_the_points():
+    points = np.random.default_rng(1).standard_normal((500, 3)) @ np.diag([3.0, 1.0, 1e-3]) + 5
+    control = samplers.control_of(jnp.asarray(points, jnp.float32), mixture=False)
+    np.testing.assert_allclose(control.mean, points.mean(0), rtol=1e-5)
+    cov = np.cov(points.T, bias=True)
+    np.testing.assert_allclose(control.variances[1:], np.linalg.eigvalsh(cov)[1:], rtol=1e-4)
+    np.testing.assert_allclose(control.variances[0], 0.01 * np.trace(cov) / 3, rtol=1e-4)
+    assert control.known is None
+
+
+def test_scalar_variance_needs_no_basis():
+    control = samplers.Control(jnp.zeros((2, 2)), 0.25)
+    p = at(FLOW, jnp.asarray(0.4))
+    z = jnp.arange(4.0).reshape(2, 2)
+    assert network_output(control, z, z, p).shape == (1, 4)
+    np.testing.assert_allclose(control.colour(control.whiten(z, p), z, p), z, rtol=1e-6)
+
+
+def test_times_begin_where_the_jump_ends():
+    control = samplers.Control(jnp.zeros(2), jnp.array([4.0, 1.0]))
+    for n in (1, 4, 20):
+        times = samplers.control_times(control, schedules.EDM(), n)
+        alpha, sigma = jax.vmap(schedules.EDM())(times)
+        assert len(times) == n + 1
+        np.testing.assert_allclose(sigma[0] / alpha[0], 0.5 * (n + 1) * 8.5**0.25, rtol=1e-4)
+        np.testing.assert_allclose(sigma[-1] / alpha[-1], 0.002, rtol=1e-3)
+        np.testing.assert_allclose(np.diff((sigma / alpha) ** 0.25), np.diff((sigma / alpha) ** 0.25)[0], rtol=1e-3)
+
+
+def turn(seed, width):
+    return np.linalg.qr(np.random.default_rng(seed).standard_normal((width, width)))[0].astype(np.float32)
+
+
+def test_axes_of_each_axis_are_their_kronecker_product():
+    """Rows, columns and channels by a matrix of their own, or all at once by the matrix of 24 that numpy makes of the three."""
+    parts, rng = (turn(0, 3), turn(1, 4), turn(2, 2)), np.random.default_rng(3)
+    variances = jnp.asarray(rng.uniform(0.5, 2.0, 24), jnp.float32)
+    mean, z = (jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in ((3, 4, 2), (5, 3, 4, 2)))
+    apart = samplers.Control(mean, variances, tuple(map(jnp.asarray, parts)))
+    whole = samplers.Control(mean, variances, jnp.asarray(np.kron(np.kron(parts[0], parts[1]), parts[2])))
+    p = at(FLOW, jnp.asarray(0.4))
+    np.testing.assert_allclose(apart.whiten(z, p), whole.whiten(z, p), atol=2e-6)
+    y = jnp.asarray(rng.standard_normal((5, 24)), jnp.float32)
+    np.testing.assert_allclose(apart.colour(y, z, p), whole.colour(y, z, p), atol=2e-6)
+    np.testing.assert_allclose(apart.colour(apart.whiten(z, p), z, p), z, atol=2e-6)
+    jumped = [jax.jit(lambda z, one=one: samplers.jump(one, FLOW, z, 1.0, 0.4))(z) for one in (apart, whole)]
+    np.testing.assert_allclose(*jumped, atol=4e-6)
+
+
+def test_separable_axes_are_found_in_points_that_have_them():
+    """Points whose rows and columns are turned by matrices of their own: each axis is found, and the coefficients' variances."""
+    parts, rng = (turn(0, 3), turn(1, 4)), np.random.default_rng(4)
+    stds = np.outer([3.0, 2.0, 1.0], [4.0, 2.0, 1.0, 0.5])
+    points = np.einsum("nab,ia,jb->nij", rng.standard_normal((20000, 3, 4)) * stds, *parts) + 7
+    control = samplers.control_of(jnp.asarray(points, jnp.float32), mixture=False, separable=True, floor=1e-3)
+    assert [one.shape for one in control.basis] == [(3, 3), (4, 4)]
+    for found, part in zip(control.basis, parts, strict=True):
+        np.testing.assert_allclose(np.abs(found.T @ part), np.eye(len(part))[::-1], atol=0.02)
+    np.testing.assert_allclose(control.variances.reshape(3, 4)[::-1, ::-1], stds**2, rtol=0.05)
+    away = np.moveaxis(points, 0, -1).reshape(12, -1) - points.mean(0).reshape(12, 1)
+    turned = np.kron(*control.basis).T @ away
+    np.testing.assert_allclose(control.variances, np.mean(turned**2, axis=1), rtol=1e-4)
+
+
+def test_large_samples_get_axes_of_each_axis_and_no_mixture():
+    points = np.random.default_rng(5).standard_normal((40, 33, 32)).astype(np.float32)
+    control = samplers.control_of(jnp.asarray(points))
+    assert [one.shape for one in control.basis] == [(33, 33), (32, 32)] and control.known is None
+    small = samplers.control_of(jnp.asarray(points[:, :32, :32]), separable=None)
+    assert small.basis.shape == (1024, 1024)
+    forced = samplers.control_of(jnp.asarray(points[:, :4, :3]), separable=True, mixture=False)
+    assert [one.shape for one in forced.basis] == [(4, 4), (3, 3)]
+
+
+def test_mixture_is_tried_up_to_256_dimensions(monkeypatch):
+    asked = []
+    monkeypatch.setattr("diffeq_gen.samplers.control.fit", lambda rows, *, seed: asked.append((rows.shape, seed)))
+    points = jnp.asarray(np.random.default_rng(6).standard_normal((10, 257)), jnp.float32)
+    samplers.control_of(points)
+    samplers.control_of(points[:, :256], mixture=False)
+    assert samplers.control_of(points[:, :256], seed=3).known is None and asked == [((10, 256), 3)]
+
+
+@pytest.mark.parametrize(
+    ("refused", "message"),
+    [
+        (lambda: samplers.Control(jnp.zeros(2), jnp.ones(3)), r"variances must be a scalar or of shape \(2,\), got variances=\(3,\)"),
+        (lambda: samplers.Control(jnp.zeros(2), jnp.array([1.0, 0.0])), "variances must be positive, got"),
+        (lambda: samplers.Control(jnp.zeros(2), 1.0, jnp.eye(3)), r"basis must be of shape \(2, 2\), got basis=\(3, 3\)"),
+        (lambda: samplers.control_of(jnp.zeros(5)), r"points must be \(n, \*event\), n at least two, got points=\(5,\)"),
+        (lambda: samplers.control_of(jnp.zeros((1, 5))), "n at least two"),
+        (lambda: samplers.control_of(jnp.zeros((3, 2), jnp.int32)), "points must be real numbers, got"),
+        (lambda: samplers.control_of(jnp.zeros((3, 2)), floor=0.0), "floor must be positive, got floor=0.0"),
+        (lambda: samplers.Control(jnp.zeros((2, 3)), 1.0, (jnp.eye(2), jnp.eye(2))), r"got basis=\(\(2, 2\), \(2, 2\)\)"),
+        (lambda: samplers.Control(jnp.zeros((2, 3)), 1.0, (jnp.eye(2),)), r"basis must be matrices of shapes \(\(2, 2\), \(3, 3\)\)"),
+        (lambda: samplers.control_times(plain(), FLOW, 0), "a grid needs at least one step, got n=0"),
+        (lambda: samplers.control_times(plain(), FLOW, 4, first=0.0), "first must be positive, got first=0.0"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_named(refused, message):
+    with pytest.raises(ValueError, match=message):
+        refused()
