@@ -115,7 +115,7 @@ def measure(
 
     A `rough` measure takes its values from that analysis too, operation by operation, and so needs no compilation: enough to
     refute a near miss, and for a first look; of a single case it is traced without the leading axis.  An order, which has no
-    such analysis, is compiled without LLVM's optimisation, in half the time: the operations are the same, their fusing is
+    such analysis, takes its few cases in turn, for its loops are dear to batch, and is compiled without LLVM's optimisation, in half the time: the operations are the same, their fusing is
     not, and a slope is read where rounding is not seen.
     """
 
@@ -131,7 +131,8 @@ def measure(
     def seen(value: Any) -> np.ndarray:
         return np.asarray(value)[None] if alone else np.asarray(value)
 
-    traced = jax.jit(one if alone else jax.vmap(one)).trace(*placed(leaves))
+    in_turn = lambda *leaves: jax.lax.map(lambda case: one(*case), leaves)  # noqa: E731
+    traced = jax.jit(one if alone else in_turn if kind == "order" else jax.vmap(one)).trace(*placed(leaves))
     structure = jax.tree.structure(traced.out_info)
     if kind == "order":
         run = traced.lower().compile(UNOPTIMISED)
