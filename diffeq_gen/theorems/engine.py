@@ -8,6 +8,7 @@ make the verdict "vacuous", which is no proof.
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffeq_gen.proof.pruning import pruned
+from diffeq_gen.proof.pruning import evaluated, pruned
 from diffeq_gen.proof.residual import same_structure
 from diffeq_gen.proof.rounding import as_float, given, interpret
 from diffeq_gen.theorems.domains import Domain, draw, example, scalars
@@ -137,13 +138,16 @@ def measure(
     if kind == "order":
         run = traced.lower().compile(UNOPTIMISED)
         return lambda leaves, order: JUDGES[kind](jax.tree.map(np.asarray, run(*leaves)), None, order)
-    program, run = pruned(traced.jaxpr), None if rough else traced.lower().compile()
+    program = pruned(traced.jaxpr)
+    run = None if rough else jax.jit(functools.partial(evaluated, program)).lower(*leaves).compile()
 
     def measured(leaves: Sequence[np.ndarray], order: float | None) -> Measured:
         balls = interpret(program, program.consts, [given(leaf) for leaf in placed(leaves)])
         radius = jax.tree.unflatten(structure, [seen(as_float(ball)) for ball in balls])
         known = jax.tree.unflatten(structure, [seen(ball.value) for ball in balls])
-        return JUDGES[kind](known if run is None else jax.tree.map(np.asarray, run(*leaves)), radius, order)
+        if run is not None:
+            known = jax.tree.unflatten(structure, [np.asarray(value) for value in run(*leaves)])
+        return JUDGES[kind](known, radius, order)
 
     return measured
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffeq_gen.proof.pruning import pruned
+from diffeq_gen.proof.pruning import evaluated, pruned
 from diffeq_gen.proof.rounding import given, interpret
 from diffeq_gen.schedules import Cosine, at
 
@@ -53,6 +53,8 @@ def test_values_and_radii_are_those_of_the_whole():
     closed = jax.make_jaxpr(f)(Z, T)
     short, balls = pruned(closed), [given(Z), given(T)]
     assert len(short.outvars) == len(closed.jaxpr.outvars)
+    for ours, theirs in zip(evaluated(short, Z, T), jax.tree.leaves(f(Z, T)), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-14)
     whole = interpret(closed.jaxpr, closed.consts, balls)
     for ours, theirs, value in zip(interpret(short, short.consts, balls), whole, jax.tree.leaves(f(Z, T)), strict=True):
         np.testing.assert_array_equal(ours.value, theirs.value)
