@@ -116,8 +116,8 @@ def measure(
 
     A `rough` measure takes its values from that analysis too, operation by operation, and so needs no compilation: enough to
     refute a near miss, and for a first look; of a single case it is traced without the leading axis.  An order, which has no
-    such analysis, takes its few cases in turn, for its loops are dear to batch, and is compiled without LLVM's optimisation, in half the time: the operations are the same, their fusing is
-    not, and a slope is read where rounding is not seen.
+    such analysis, takes its few cases in turn, for its loops are dear to batch, and is compiled without LLVM's optimisation,
+    in half the time: the operations are the same, their fusing is not, and a slope is read where rounding is not seen.
     """
 
     def one(*leaves: jax.Array) -> Any:

@@ -50,7 +50,9 @@ def _errors(made, schedule, world, z):
         return [taken(z[None][:0], _resting(one), *state[::-1], t, s) for one, state in zip(made, states, strict=True)]
 
     start = jax.vmap(lambda t: [(z + 0 * t, one.init(z + 0 * t)) for one in made])(times[:, 0])
-    ends, _ = jax.lax.scan(lambda states, pair: (jax.vmap(step)(states, *pair), None), start, (times.T[:-1], times.T[1:]))
+    ends, _ = jax.lax.scan(
+        lambda states, pair: (jax.vmap(step)(states, *pair), None), start, (times.T[:-1], times.T[1:])
+    )
     return jnp.sum(jnp.abs(jnp.stack([end for end, _ in ends], axis=1) - known[None, None]), axis=2)
 
 
