@@ -28,7 +28,7 @@ __all__ = ["ASSUMPTIONS", "load", "run", "select"]
 
 ASSUMPTIONS = {
     "schedule": ("variance-preserving",),
-    "sampler": ("exact-for-a-point", "scale-invariant", "order-2", "order-3"),
+    "sampler": ("exact-for-a-point", "scale-invariant", "order-2", "order-3", "order-4"),
 }
 """Of what a user may bring -> what may be declared of it."""
 
