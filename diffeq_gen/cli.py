@@ -89,7 +89,7 @@ def verify(
         sampler: A sampler of your own, package.module:name, as (denoise, schedule) -> Sampler; then only what any sampler must
             satisfy is checked, on the schedule given or on many.
         assuming: What you declare of it: variance-preserving (of a schedule), exact-for-a-point, scale-invariant, order-2,
-            order-3 (of a sampler).
+            order-3, order-4 (of a sampler).
         cases: Random cases per theorem and precision.
         seed: Where the random cases begin.
         json: A file for the verdicts, a list with one object per theorem.

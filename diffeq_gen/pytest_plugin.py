@@ -21,7 +21,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--diffeq-sampler", metavar="PKG:OBJ", help="check the sampler that this makes of (denoise, schedule)"
     )
-    declared = "what is declared of it: variance-preserving; exact-for-a-point, scale-invariant, order-2, order-3"
+    declared = (
+        "what is declared of it: variance-preserving; exact-for-a-point, scale-invariant, order-2, order-3, order-4"
+    )
     group.addoption("--diffeq-assuming", action="append", default=[], help=declared)
     group.addoption("--diffeq-cases", type=int, default=None, help="cases per theorem and precision")
 

@@ -202,7 +202,7 @@ class Sampler(NamedTuple):
     Any sampler owes the first four of its theorems, and the others where it claims them.
     Theorems: one-step-keeps-the-marginals, a-run-tends-to-the-marginals, rows-do-not-mix,
     a-step-is-affine-where-its-denoiser-is, a-point-keeps-its-law, a-straight-twin-has-the-same-states,
-    a-run-is-of-second-order, a-run-is-of-third-order.
+    a-run-is-of-second-order, a-run-is-of-third-order, a-run-is-of-fourth-order.
     """
 
     init: Callable[[Sample], Memory]

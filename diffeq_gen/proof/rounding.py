@@ -20,6 +20,7 @@ from jax.extend import core
 from diffeq_gen.proof.either import apply as apply_primitive
 from diffeq_gen.proof.either import either as jnp
 from diffeq_gen.proof.either import is_traced
+from diffeq_gen.proof.pruning import CALLS, Program
 from diffeq_gen.proof.rounding_arrays import ARRAYS
 from diffeq_gen.proof.rounding_linear import LINEAR, linear_solve
 from diffeq_gen.proof.rounding_ordinary import elementwise, mended, powers
@@ -119,7 +120,7 @@ def as_float(ball: Ball) -> jax.Array:
     return jnp.where(radius_of(ball), jnp.inf, 0.0).astype(jnp.zeros(()).dtype)
 
 
-def interpret(jaxpr: core.Jaxpr, consts: Sequence[Any], args: Sequence[Ball]) -> list[Ball]:
+def interpret(jaxpr: core.Jaxpr | Program, consts: Sequence[Any], args: Sequence[Ball]) -> list[Ball]:
     """The jaxpr on balls: traced where an operand is, else at once by numpy, which keeps quiet about inf and nan."""
     env: dict[Any, Ball] = {}
     moved: dict[Any, float] = {}
@@ -211,10 +212,6 @@ def integer_power(y: jax.Array, x: Ball, n: int) -> jax.Array:
 # --- calls and loops -----------------------------------------------------------------------------------------------
 
 UNROLLED = 1024
-CALLS = frozenset(
-    "call checkpoint closed_call composite core_call custom_jvp_call custom_vjp_call eval_jaxpr jit pjit remat "
-    "remat2".split()
-)
 
 
 SMALL = 64

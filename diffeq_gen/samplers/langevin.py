@@ -55,7 +55,8 @@ def langevin(
     denoiser and for a second row of noise.  Over a falling grid it is annealed Langevin dynamics; for several steps at each
     time, and after a predictor, see `corrected`.  At sigma_s = 0 nothing moves.
     Raises: ValueError where size or snr is not positive, or log_prob comes with snr, whose delta depends on the noise.
-    Theorems: ula-bias, langevin-signal-to-noise, metropolis-detailed-balance, predictor-then-corrector.
+    Theorems: ula-bias, langevin-signal-to-noise, metropolis-detailed-balance, metropolis-step-is-reversible,
+    predictor-then-corrector.
     """
     require(lambda size: size > 0, "size must be positive", size=size)
     require(lambda snr: snr > 0, "snr must be positive", snr=1.0 if snr is None else snr)

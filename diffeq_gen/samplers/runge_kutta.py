@@ -51,7 +51,7 @@ def runge_kutta(
     Raises: ValueError where the rows and weights do not make an explicit method whose weights sum to one and whose nodes lie
     in (0, 1].
     Theorems: euler-along-a-line-is-ddim, runge-kutta-by-name, runge-kutta-is-scale-invariant, quadrature-of-the-tableaus,
-    linear-slopes-of-the-tableaus, gaussians-flatter-the-midpoint.
+    linear-slopes-of-the-tableaus, gaussians-flatter-the-midpoint, a-run-is-of-fourth-order.
     """
     rows, weights = tableau
     require(lambda sizes, count: sizes == tuple(range(1, count)), "row i of a tableau must hold i numbers, with one weight more than rows",

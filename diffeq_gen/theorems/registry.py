@@ -130,7 +130,8 @@ class Theorem:
     ) -> Verdict:  # fmt: skip
         """Searches `cases` cases in each precision, then makes sure that every near miss is refuted.
 
-        `quick` computes operation by operation, for a first look, and compiles orders alone: a proof is of the code as it runs.
+        `quick` computes operation by operation, for a first look, and compiles orders alone: a proof of an identity is of the code
+        as it runs.
         Keyword arguments that are variables of the theorem are held fixed: ``check(schedule=mine)``.
         Raises: ValueError where a keyword is no variable.
         """

@@ -3,7 +3,12 @@
 p(x) q(y | x) a(x, y) = p(y) q(x | y) a(y, x)
 """
 
+import math
+
+import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import erfc
 
 from diffeq_gen import exact, paths, samplers
 from diffeq_gen.clocks import time_at
@@ -152,6 +157,82 @@ def without_the_ratio_of_the_proposals(world, schedule, z, eps, size, t):
     gained = there.log_prob - here.log_prob
     left = here.log_prob + _proposal(here, z, y, delta) + jnp.minimum(gained, 0)
     return left, there.log_prob + _proposal(there, y, z, delta) + jnp.minimum(-gained, 0)
+
+
+@theorem(source="Hastings 1970; Green 1995, Sec. 3.2", kind="in law", z=vectors(1), eps=vectors(1), draw=scalars("normal draws", -2.5, 2.5),
+         size=scalars("step sizes", 0.05, 1.5), t=times, cases=150)  # fmt: skip
+def metropolis_step_is_reversible(z, eps, draw, size, t):
+    """With r = p(y) N(back) |d(y, back)/d(z, eps)| / (p(z) N(eps)) the step goes from z to y where u < r and else stays at z; from y,
+    by the draw back, it goes to z where u < 1/r: as much of p goes there as comes back, since r min(1, 1/r) = min(1, r)."""
+    step, log_p, there_and_back = _metropolis(size, t)
+    z, eps = z / 4, eps / 2
+    (y, back), log_u = there_and_back(z, eps), _log_uniform(draw)
+    (a, b), (c, d) = jax.jacfwd(there_and_back, argnums=(0, 1))(z, eps)
+    log_r = log_p(y) - log_p(z) + _proposals(eps, back) + jnp.log(jnp.abs(a * d - b * c))[0, 0]
+    right = [jnp.where(log_u < log_r, y, z), jnp.where(log_u < -log_r, z, y)]
+    return [step(z, eps, draw), step(y, back, draw)], right
+
+
+def _log_uniform(draw):
+    """log of the uniform number that a normal draw stands for."""
+    return jnp.log(erfc(-draw / math.sqrt(2)) / 2)
+
+
+def _proposals(eps, back):
+    """log N(back) - log N(eps)."""
+    return (jnp.sum(eps**2) - jnp.sum(back**2)) / 2
+
+
+def _wavy(z):
+    """log of a density with several modes, but for a constant."""
+    return jnp.sum(3 * jnp.cos(2 * z) - z**2 / 2)
+
+
+def _metropolis(size, t):
+    """(the shipped step, log p, (z, eps) -> (y, back) from the slope of log p) of any law: the draw back is solved for."""
+    alpha, sigma = _stretched(t)
+    delta, log_p = size * sigma**2, lambda z: _wavy(z / sigma)
+    sampler = samplers.langevin(
+        lambda z, t: (z - sigma * (6 * jnp.sin(2 * z / sigma) + z / sigma)) / alpha, _stretched, size=size,
+        log_prob=lambda z, t: log_p(z),
+    )  # fmt: skip
+
+    def there_and_back(z, eps):
+        y = z + delta * jax.grad(log_p)(z) + jnp.sqrt(2 * delta) * eps
+        return y, (z - y - delta * jax.grad(log_p)(y)) / jnp.sqrt(2 * delta)
+
+    return lambda z, eps, draw: sampler.step(jnp.stack([eps, draw + 0 * eps]), (), z, t, t)[0], log_p, there_and_back
+
+
+UPHILL = {"z": np.array([2.0]), "eps": np.array([6.0]), "draw": np.float64(-1.0), "size": np.float64(1.5)}
+"""Where p falls on the way and the draw back is far less likely still: refused, though the densities alone would take it."""
+
+
+@metropolis_step_is_reversible.near_miss(witness=UPHILL)
+def always_accepted(z, eps, draw, size, t):
+    """Every proposal taken: the unadjusted step, which rests elsewhere."""
+    step, _, there_and_back = _metropolis(size, t)
+    return step(z / 4, eps / 2, draw), there_and_back(z / 4, eps / 2)[0]
+
+
+def _accepted_by(ratio, z, eps, draw, size, t):
+    step, log_p, there_and_back = _metropolis(size, t)
+    z, eps = z / 4, eps / 2
+    y, back = there_and_back(z, eps)
+    taken = _log_uniform(draw) < ratio(log_p(y) - log_p(z), _proposals(eps, back))
+    return step(z, eps, draw), jnp.where(taken, y, z)
+
+
+@metropolis_step_is_reversible.near_miss(witness=UPHILL)
+def accepted_by_the_ratio_upside_down(z, eps, draw, size, t):
+    """Accepted where u < 1/r."""
+    return _accepted_by(lambda gained, proposals: -gained - proposals, z, eps, draw, size, t)
+
+
+@metropolis_step_is_reversible.near_miss(witness=UPHILL)
+def accepted_by_the_densities_alone(z, eps, draw, size, t):
+    """Accepted where u < p(y)/p(z), the proposal taken for a symmetric one."""
+    return _accepted_by(lambda gained, proposals: gained, z, eps, draw, size, t)
 
 
 @theorem(source="Song et al. 2021, Alg. 1", kind="in law", schedule=smooth_schedules, z=vectors(3), noises=vectors(3, 3),

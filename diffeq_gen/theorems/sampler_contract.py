@@ -3,8 +3,8 @@
     method : (denoise, schedule) -> Sampler,      law(step)(q(z_t)) = q(z_s) + O((t - s)^2),      law(run)(q(z_1)) = q(z_0) + O(h^p)
 
 A sampler that asks for no noise is followed particle by particle, against the flow map of Gaussian data; one that does, in
-its exact law.  An order is at least what is claimed: better ones are counted as that one.  Four laws hold by declaration
-only: "exact-for-a-point", "scale-invariant", "order-2", "order-3".
+its exact law.  An order is at least what is claimed: better ones are counted as that one.  Five laws hold by declaration
+only: "exact-for-a-point", "scale-invariant", "order-2", "order-3", "order-4".
 """
 
 import itertools
@@ -16,11 +16,13 @@ import jax.numpy as jnp
 from diffeq_gen import exact, samplers
 from diffeq_gen.samplers.conformance import Method
 from diffeq_gen.samplers.loop import taken
+from diffeq_gen.samplers.runge_kutta import Tableau
 from diffeq_gen.schedules import at
 from diffeq_gen.theorems.domains import Domain, gaussians, scalars, smooth_schedules, vectors
 from diffeq_gen.theorems.refinement import grids
 from diffeq_gen.theorems.registry import theorem
 from diffeq_gen.theorems.sampler_orders import _distance
+from diffeq_gen.theorems.solver_families import PARABOLAS
 from diffeq_gen.theorems.solver_orders import _bent, _resting
 from diffeq_gen.types import Denoiser, Sampler, Schedule, pytree, static
 
@@ -34,13 +36,17 @@ FLOOR, LEEWAY = 1e-4, 8.0
 most of the first, so that its constant seems to grow.  Of an order one less it grows 64-fold over the grids, and 256-fold over
 the single steps."""
 
+SHARE_OF_FOURTH = 0.1
+"""Of that floor where order 4 is claimed, on schedules of parabolic log-SNR: there 360 random cases of four methods of order 4
+keep to 0.3 of their bound, and each of 60 sets of six cases refutes four methods of order 3, by more than five bounds."""
+
 
 @pytree
 class Configured:
     """A method with its options bound: ``Configured(ddim, (("eta", 0.5),))``."""
 
     build: Method = static()
-    options: tuple[tuple[str, float | str], ...] = static(default=())
+    options: tuple[tuple[str, float | str | Tableau], ...] = static(default=())
 
     def __call__(self, denoise: Denoiser, schedule: Schedule) -> Sampler:
         return self.build(denoise, schedule, **dict(self.options))
@@ -103,9 +109,9 @@ def _altered(method, alter):
     return build
 
 
-def _at_best(order, steps, errors, size):
+def _at_best(order, steps, errors, size, floor=FLOOR):
     """(steps, errors), where they are made to fall no faster than h^order: of that slope exactly if they are O(h^order)."""
-    known = [LEEWAY * errors[0] + FLOOR * size]
+    known = [LEEWAY * errors[0] + floor * size]
     for shrunk, error in zip((steps[1:] / steps[:-1]) ** order, errors[1:], strict=True):
         known.append(jnp.maximum(error, shrunk * known[-1]))
     return steps, jnp.stack(known)
@@ -192,7 +198,8 @@ def _run(method, schedule, world, z, order):
         run = lambda z: samplers.sample(jax.random.key(0), _resting(made), z, grid)  # noqa: E731
         return _sum_over_corners(lambda z: run(z) - exact.flow_map(world, z, p, q), z)
 
-    return _at_best(order, 1 / jnp.asarray(SIZES, z.dtype), jax.vmap(error)(times), _size(made, z, start))
+    floor = FLOOR * (SHARE_OF_FOURTH if order == 4 else 1)
+    return _at_best(order, 1 / jnp.asarray(SIZES, z.dtype), jax.vmap(error)(times), _size(made, z, start), floor)
 
 
 @theorem(source="Song et al. 2021 (score_sde), Sec. 4; Maoutsa et al. 2020", kind="order", order=1, sampler=_of(NOISY),
@@ -247,6 +254,21 @@ def a_run_is_of_third_order(sampler, schedule, world, z):
 def begun_by_a_step_of_first_order(sampler, schedule, world, z):
     """A three-step method begun by its own lower orders: order two, that of its first step."""
     return _run(Configured(samplers.multistep, (("order", 3),)), schedule, world, z, 3)
+
+
+@theorem(source="Butcher 1963; Hairer, Norsett & Wanner 1993, Thm II.3.4", kind="order", order=4,
+         sampler=_of(Configured(samplers.runge_kutta), assumes=("order-4",)), schedule=PARABOLAS, world=WORLDS, z=vectors(2),
+         cases=6, precisions=("float64",))  # fmt: skip
+def a_run_is_of_fourth_order(sampler, schedule, world, z):
+    """Over ever finer grids of uneven steps the errors of a run on Gaussian data fall at least as h^4, if that is claimed."""
+    return _run(sampler, schedule, world, z, 4)
+
+
+@a_run_is_of_fourth_order.near_miss
+def three_stages(sampler, schedule, world, z):
+    """Kutta's rule of three stages, whose quadrature is Simpson's too: order three."""
+    kutta = Tableau(((1 / 2,), (-1.0, 2.0)), (1 / 6, 2 / 3, 1 / 6))
+    return _run(Configured(samplers.runge_kutta, (("tableau", kutta),)), schedule, world, z, 4)
 
 
 @theorem(source="Song et al. 2021 (DDIM), Lemma 1; Lu et al. 2022 (DPM-Solver)", kind="in law",

@@ -8,16 +8,20 @@ import jax
 import jax.numpy as jnp
 
 from diffeq_gen import exact, samplers
+from diffeq_gen.samplers.loop import taken
 from diffeq_gen.schedules import at
-from diffeq_gen.theorems.domains import gaussians, smooth_schedules, vectors
+from diffeq_gen.theorems.domains import Domain, gaussians, smooth_schedules, vectors
 from diffeq_gen.theorems.refinement import SIZES, grids
 from diffeq_gen.theorems.registry import theorem
+from diffeq_gen.theorems.solver_families import PARABOLAS
 from diffeq_gen.types import Sampler
 
 __all__: list[str] = []
 
 ENDS = (0.65, 0.35)
 WORLDS = gaussians(2, low=0.5, high=2.0)
+BENT = Domain(PARABOLAS.name, PARABOLAS.size, PARABOLAS.build, "schedule")
+"""Their log-SNR is no line, so that a stage in the middle of the time is not in the middle of it; and its inverse is cheap."""
 
 
 def _bent(share):
@@ -37,12 +41,19 @@ def _resting(sampler):
 
 
 def _errors(made, schedule, world, z):
-    """|z_s - flow_map(z_t)| of each sampler for each number of steps: shape (sizes, samplers)."""
+    """|z_s - flow_map(z_t)| of each sampler for each number of steps, side by side: shape (sizes, samplers)."""
     first, last = ENDS
     known = exact.flow_map(world, z, *(at(schedule, jnp.asarray(end, z.dtype)) for end in ENDS))
-    key, times = jax.random.key(0), first + (last - first) * _bent(grids(0, 1, z.dtype))
-    ends = [jax.vmap(lambda grid, one=one: samplers.sample(key, _resting(one), z, grid))(times) for one in made]
-    return jnp.sum(jnp.abs(jnp.stack(ends, axis=1) - known[None, None]), axis=2)
+    times = first + (last - first) * _bent(grids(0, 1, z.dtype))
+
+    def step(states, t, s):
+        return [taken(z[None][:0], _resting(one), *state[::-1], t, s) for one, state in zip(made, states, strict=True)]
+
+    start = jax.vmap(lambda t: [(z + 0 * t, one.init(z + 0 * t)) for one in made])(times[:, 0])
+    ends, _ = jax.lax.scan(
+        lambda states, pair: (jax.vmap(step)(states, *pair), None), start, (times.T[:-1], times.T[1:])
+    )
+    return jnp.sum(jnp.abs(jnp.stack([end for end, _ in ends], axis=1) - known[None, None]), axis=2)
 
 
 def _steps(z):
@@ -50,7 +61,7 @@ def _steps(z):
 
 
 @theorem(source="Lu et al. 2022 (DPM-Solver), Thm 3.2; Lu et al. 2022 (DPM-Solver++)", kind="order", order=2,
-         schedule=smooth_schedules, world=WORLDS, z=vectors(2), cases=6, precisions=("float64",))  # fmt: skip
+         schedule=BENT, world=WORLDS, z=vectors(2), cases=6, precisions=("float64",))  # fmt: skip
 def second_order_solvers(schedule, world, z):
     """DPM-Solver-2 and 2S, two-step methods started by DDIM, and UniPC-1 err by O(h^2), however the difference is weighted."""
     denoise = exact.denoiser(world, schedule)
@@ -79,7 +90,7 @@ def stage_at_the_wrong_time(schedule, world, z):
 
 
 @theorem(source="Lu et al. 2022 (DPM-Solver), Thm 3.2; Zhao et al. 2023 (UniPC), Thm 3.1", kind="order", order=3,
-         schedule=smooth_schedules, world=WORLDS, z=vectors(2), cases=6, precisions=("float64",))  # fmt: skip
+         schedule=BENT, world=WORLDS, z=vectors(2), cases=6, precisions=("float64",))  # fmt: skip
 def third_order_solvers(schedule, world, z):
     """DPM-Solver-3, three-step methods started by steps of order two, and UniPC-2 started by itself, err by O(h^3)."""
     denoise = exact.denoiser(world, schedule)

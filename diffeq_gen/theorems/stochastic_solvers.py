@@ -328,7 +328,10 @@ def _law_errors(made, world, z, eta):
     p, q = (at(_stretched, jnp.asarray(end, z.dtype)) for end in (0.65, 0.35))
     known, none = _law_of_the_sde(world, z, p, q, eta), jnp.zeros((2, 2), z.dtype)
     times = 0.65 - 0.3 * _bent(grids(0, 1, z.dtype))
-    laws = [jax.vmap(lambda grid, one=one: samplers.law(_resting(one), z, none, grid))(times) for one in made]
+    laws = [
+        jax.vmap(lambda grid, one=one: samplers.law(_resting(one), z + 0 * grid[0], none + 0 * grid[0], grid))(times)
+        for one in made
+    ]
     return jnp.stack([jax.vmap(lambda law: _distance(law, known))(law) for law in laws], axis=1)
 
 

@@ -7,6 +7,7 @@ mine = load("mypackage:solver");     verdicts = run(select(sampler=mine), sample
 
 import difflib
 import functools
+import gc
 import importlib
 import multiprocessing
 import signal
@@ -27,7 +28,7 @@ __all__ = ["ASSUMPTIONS", "load", "run", "select"]
 
 ASSUMPTIONS = {
     "schedule": ("variance-preserving",),
-    "sampler": ("exact-for-a-point", "scale-invariant", "order-2", "order-3"),
+    "sampler": ("exact-for-a-point", "scale-invariant", "order-2", "order-3", "order-4"),
 }
 """Of what a user may bring -> what may be declared of it."""
 
@@ -134,3 +135,5 @@ def _inherit(settings: Mapping[str, Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # an interruption is told once, by the parent
     for name, value in settings.items():
         jax.config.update(name, value)
+    gc.freeze()  # a trace makes very many objects and hardly a cycle: looking for those is a tenth of a proof
+    gc.set_threshold(50_000, 20, 50)
