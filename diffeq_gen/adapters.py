@@ -71,7 +71,7 @@ def ode(
         velocity = probability_flow(piece.denoise, piece.schedule)
         terms = diffrax.ODETerm(lambda time, y, args: -velocity(y, -time))
         if constant:
-            return _in_equal_steps(solver, lambda noise: terms, y, jnp.zeros((steps, 0), y.dtype))
+            return _in_equal_steps(jnp.zeros((steps, 0), y.dtype), solver, lambda noise: terms, y)
         first, last = jnp.asarray(-1, y.dtype), jnp.asarray(0, y.dtype)
         solution = diffrax.diffeqsolve(
             terms, solver, first, last, None, y,
@@ -123,7 +123,7 @@ def sde(
             spread = lambda time, y, args: lineax.DiagonalLinearOperator(jnp.full_like(y, diffusion(-time)))  # noqa: E731
             return diffrax.MultiTerm(falling, diffrax.ControlTerm(spread, _Increments(noise)))
 
-        return _in_equal_steps(solver, terms, y, noise.reshape(steps, rows, *y.shape))
+        return _in_equal_steps(noise.reshape(steps, rows, *y.shape), solver, terms, y)
 
     return _sampler(denoise, schedule, coordinate, solve, log_snr_max, noises=steps * rows)
 
@@ -202,7 +202,7 @@ def _sampler(
 
 
 def _in_equal_steps(
-    solver: diffrax.AbstractSolver, terms: Callable[[Sample], diffrax.AbstractTerm], y: Sample, noise: Sample
+    noise: Sample, solver: diffrax.AbstractSolver, terms: Callable[[Sample], diffrax.AbstractTerm], y: Sample
 ) -> tuple[Sample, jax.Array]:
     """(y, whether the solver says so) at u = 0, of as many equal steps from u = 1 as there is noise for."""
     if getattr(solver, "scan_kind", "") is None:  # a loop over stages that has derivatives both ways
