@@ -17,7 +17,6 @@ import jax.numpy as jnp
 from diffeq_gen.clocks import time_at
 from diffeq_gen.coordinates import STRAIGHT, Coordinate, time_on
 from diffeq_gen.equations import probability_flow, reverse_sde
-from diffeq_gen.samplers.first_order import first_order_step
 from diffeq_gen.schedules import at
 from diffeq_gen.types import Denoiser, Memory, Point, Sample, Sampler, Schedule, Time, require
 
@@ -45,7 +44,7 @@ def ode(
     backwards, forwards by `diffrax.ForwardMode()`.  Solver and controller begin anew at each step of the grid: the grid (t, s) is
     one solve from t to s.  A stage inside a step asks for the inverse clock, as in `samplers.runge_kutta`.
 
-    At sigma_s = 0 there is no eps_hat: a step to it ends at log-SNR `log_snr_max` and takes x0_hat there, one evaluation more.  By
+    At sigma_s = 0 there is no eps_hat: a step to it ends at log-SNR `log_snr_max` and takes alpha_s x0_hat there, one evaluation more.  By
     default that is where sigma/alpha = r^(1/3), r the rounding of z: eps_hat is uncertain by r^(2/3) there, and the end no worse
     for data of scale one.
     z is nan where `max_steps` do not reach s, where an implicit solver does not converge, and where k is infinite at t or s
@@ -195,7 +194,7 @@ def _sampler(
         y, reached = solve(noise, piece, z / piece.first)
         require(lambda reached, t, s: reached, "the solver did not reach s", reached=reached, t=t, s=s)
         moved = jnp.where(possible & reached, piece.last * y, jnp.nan)
-        ended = lambda: first_order_step(denoise(moved, r.t), moved, moved, r, q)  # noqa: E731
+        ended = lambda: q.alpha * denoise(moved, r.t)  # noqa: E731
         return jax.lax.cond(q.sigma > 0, lambda: moved, ended), memory
 
     return Sampler(lambda z: (), step, noises)
