@@ -366,3 +366,10 @@ def test_it_keeps_the_dtype_of_z(solver, precision):
     sampler, z = build(denoise, VP(), getattr(diffrax, solver)(), **options), np.asarray(Z, precision)
     found = run(sampler, (0.9, 0.5, 0.0), z)
     assert found.dtype == precision and np.all(np.isfinite(found))
+
+
+def test_a_solver_whose_constants_are_of_float64_keeps_float32():
+    """ItoMilstein mixes the two where float64 is enabled, which standard promotion alone lets it."""
+    with jax.numpy_dtype_promotion("standard"):
+        sampler = adapters.sde(denoise, VP(), diffrax.ItoMilstein())
+        assert run(sampler, (0.9, 0.5), np.asarray(Z, "float32")).dtype == "float32"
