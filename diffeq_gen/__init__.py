@@ -27,6 +27,7 @@ _CHAPTERS = (
     "losses",
     "samplers",
     "likelihood",
+    "adapters",
     "nets",
     "training",
     "proof",

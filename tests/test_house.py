@@ -21,7 +21,7 @@ FLOORS = {
     "equations": 3, "weights": 3, "guidance": 3, "couplings": 3,
     "losses": 4, "samplers": 4, "likelihood": 4, "corruptions": 4, "discrete": 4,
     "distillation": 5, "latent": 5,
-    "nets": 6, "training": 6,
+    "adapters": 6, "nets": 6, "training": 6,
     "proof": 7, "theorems": 7,
     "plots": 8, "report": 8, "cli_training": 8, "demo": 8, "cli": 8, "pytest_plugin": 8,
 }  # fmt: skip
@@ -29,6 +29,7 @@ FLOORS = {
 of its own floor."""
 
 LIBRARIES = {0: {"jax", "chex", "numpy"}, 6: {"flax", "optax", "orbax", "sklearn", "rich"}}
+LIBRARIES[6] |= {"diffrax", "equinox", "lineax"}
 LIBRARIES |= {7: {"hypothesis", "sympy", "mpmath"}, 8: {"matplotlib", "tyro", "pytest"}}
 """What a floor may import besides the standard library; a higher floor may all that a lower one may."""
 
@@ -44,10 +45,11 @@ BASES = {
     "StrEnum",
     "TypedDict",
     "Module",
+    "AbstractPath",
     "Item",
     "Collector",
 }
-"""Nouns are frozen pytrees: nothing to inherit from but what Python, Flax and pytest ask for."""
+"""Nouns are frozen pytrees: nothing to inherit from but what Python, Flax, diffrax and pytest ask for."""
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 READING = list(FLOORS)

@@ -9,7 +9,8 @@ import pytest
 from tests.test_house import CHAPTERS, FLOORS, ROOT
 
 HEAVY = {
-    "flax", "optax", "orbax", "hypothesis", "sympy", "mpmath", "matplotlib", "rich", "tyro", "sklearn", "tensorstore"
+    "flax", "optax", "orbax", "hypothesis", "sympy", "mpmath", "matplotlib", "rich", "tyro", "sklearn", "tensorstore",
+    "diffrax", "equinox", "lineax", "optimistix", "jaxtyping",
 }  # fmt: skip
 LIGHT = [chapter for chapter in CHAPTERS if FLOORS[chapter] <= 5]
 
