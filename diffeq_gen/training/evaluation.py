@@ -43,14 +43,17 @@ def nearest(x: Sample, reference: Sample) -> np.ndarray:
 
 def draw(
     key: Key, denoise: Denoiser, schedule: Schedule, shape: tuple[int, ...], *, steps: int = 50, sampler: Any = None,
-    grid: str = "time",
+    grid: str = "time", control: samplers.Control | None = None,
 ) -> Sample:  # fmt: skip
     """Samples of this shape (n, *event), by DDIM unless another sampler is given, denoised at the end of the grid.
 
     Its steps are equal in "time" or in "log-snr": few steps equal in t end with one that is many times as long in log-SNR as
-    that before it, over which solvers of high order extrapolate too far.
-    Raises: ValueError where grid is neither.
+    that before it, over which solvers of high order extrapolate too far.  With a `control` of the data it is `controlled` that
+    draws, along `control_times` and from where `jump` ends: for few steps the best there is.
+    Raises: ValueError where grid is neither, or both sampler and control are given.
     """
+    require(lambda control: sampler is None or control is None, "a control comes without a sampler",
+            control=None if control is None else "a control")  # fmt: skip
     require(lambda grid: grid in ("time", "log-snr"), "grid must be time or log-snr", grid=grid)
     start_key, run_key = jax.random.split(key)
     low, high = clocks.log_snr_range(schedule, log_snr_min=-12.0, log_snr_max=12.0)
@@ -61,6 +64,10 @@ def draw(
     times = times.astype(jnp.float32)
     p = at(schedule, times[0])
     z = jnp.sqrt(p.alpha**2 + p.sigma**2) * jax.random.normal(start_key, shape)
+    if control is not None:
+        times = samplers.control_times(control, schedule, steps, sigma_min=jnp.exp(-high / 2)).astype(jnp.float32)
+        z = samplers.jump(control, schedule, z, p.t, times[0])
+        sampler = samplers.controlled(denoise, schedule, control)
     sampler = samplers.ddim(denoise, schedule) if sampler is None else sampler
 
     @jax.jit

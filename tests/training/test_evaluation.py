@@ -63,3 +63,26 @@ def test_a_denoiser_that_knows_one_point_draws_that_point_by_every_sampler():
         sampler = method(denoise, schedules.Cosine())
         drawn = draw(jax.random.key(1), denoise, schedules.Cosine(), (3, 2, 2, 1), steps=3, sampler=sampler)
         np.testing.assert_array_equal(drawn, np.full((3, 2, 2, 1), np.float32(0.7)))
+
+
+@pytest.mark.parametrize("schedule", [schedules.Flow(), schedules.VE(), schedules.Cosine()], ids=repr)
+def test_control_of_the_data_draws_them_in_one_step(schedule):
+    """Of Gaussian data, whose flow is known: their covariance up to that of the draws, where DDIM's one step has hardly any."""
+    mean, cov = np.array([1.0, -0.5]), np.array([[0.4, 0.1], [0.1, 0.2]])
+    world = exact.Gaussian(jnp.asarray(mean, jnp.float32), jnp.asarray(cov, jnp.float32))
+    denoise = jax.vmap(exact.denoiser(world, schedule), in_axes=(0, None))
+    variances, basis = np.linalg.eigh(cov)
+    control = samplers.Control(*(jnp.asarray(part, jnp.float32) for part in (mean, variances, basis)))
+    drawn, ddim = (
+        draw(jax.random.key(0), denoise, schedule, (4000, 2), steps=1, control=one) for one in (control, None)
+    )
+    np.testing.assert_allclose(drawn.mean(axis=0), mean, atol=4 * np.sqrt(0.4 / 4000))
+    np.testing.assert_allclose(np.cov(drawn.T), cov, atol=4 * 0.4 * np.sqrt(2 / 4000))
+    assert np.linalg.norm(np.cov(ddim.T)) < 0.1 * np.linalg.norm(cov)
+
+
+def test_control_comes_without_a_sampler():
+    control, schedule = samplers.Control(jnp.zeros(2), 1.0), schedules.Flow()
+    sampler = samplers.ddim(lambda z, t: z, schedule)
+    with pytest.raises(ValueError, match="a control comes without a sampler"):
+        draw(jax.random.key(0), lambda z, t: z, schedule, (3, 2), sampler=sampler, control=control)
