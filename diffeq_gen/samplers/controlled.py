@@ -57,10 +57,11 @@ def _polynomial(values: list[jax.Array], nodes: list[jax.Array], y: jax.Array) -
 
 
 def _kept(start: jax.Array, end: jax.Array, eta: jax.Array | float) -> jax.Array:
-    """(sin start / sin end)^{eta^2}, what is left of y where there is noise; 1 where neither end is away from infinite noise."""
+    """(sin start / sin end)^{eta^2}, what is left of y where there is noise; from infinite noise nothing, or all of it where the step ends
+    there or eta is 0."""
     ratio = jnp.sin(start) / jnp.sin(jnp.where(end > 0, end, 1))
     kept = jnp.exp(jnp.square(eta) * jnp.log(jnp.where(start > 0, ratio, 1)))
-    return jnp.where(start > 0, kept, jnp.where(end > 0, 0, 1))
+    return jnp.where(start > 0, kept, jnp.where((end > 0) & (jnp.square(eta) > 0), 0, 1))
 
 
 def _moments(start: jax.Array, end: jax.Array, eta: jax.Array | float | None, count: int) -> list[jax.Array]:
