@@ -165,6 +165,64 @@ def test_small_steps_are_of_fourth_order_and_reach_the_flow_of_the_mixture(in_fl
         assert 14.5 < coarse / fine < 17.5 and finest < 1e-9
 
 
+@pytest.mark.parametrize("eta", [0.0, 0.8])
+def test_steps_and_their_correctors_are_the_integrals_of_a_parabola(in_float64, eta):
+    """Where F = c0 + c1 theta + c2 theta^2 order 3 errs by nothing, with noise too; against quadrature to many digits."""
+    c, control = (
+        np.array([[0.4, -0.7], [1.1, 0.3], [-0.6, 0.9]]),
+        samplers.Control(jnp.array([0.3, -0.2]), jnp.array([0.5, 0.1])),
+    )
+    output = lambda theta: sum(part[None] * theta**k for k, part in enumerate(c))  # noqa: E731
+
+    def denoise(z, t):
+        p = at(FLOW, t)
+        theta = control.angle(p)
+        return (
+            control.mean
+            + (control.roots() * (jnp.cos(theta) * output(theta) + jnp.sin(theta) * control.whiten(z, p)))[0]
+        )
+
+    def known(start, end):
+        """(what is left of y, what F adds, the std of the noise) along each axis."""
+        kept = (np.sin(start) / np.sin(end)) ** (eta**2)
+        weight = lambda u, end: (1 + eta**2) * (mpmath.sin(u) / mpmath.sin(end)) ** (eta**2)  # noqa: E731
+        added = [
+            mpmath.quad(lambda u, a=a, b=b: weight(u, b) * mpmath.polyval(list(a[::-1]), u), [low, b])
+            for a, low, b in zip(c.T, map(float, start[0]), map(float, end[0]), strict=True)
+        ]
+        return kept, np.array([added], float), np.sqrt(1 - kept**2)
+
+    z, noise, drawn = jnp.array([0.4, -1.3]), jnp.array([[0.7, -0.2]]), jnp.array([[0.05, 0.02]])
+    o, n, m, p, q = (at(FLOW, jnp.asarray(t)) for t in (0.8, 0.7, 0.65, 0.5, 0.3))
+    angles = tuple(control.angle(point) for point in (m, n, o))
+
+    @jax.jit
+    def run(z):
+        ends = []
+        for corrector in (False, True):
+            one = samplers.controlled(denoise, FLOW, control, order=3, corrector=corrector, eta=eta)
+            past = one.init(z)._replace(
+                y=control.whiten(z, m), noise=drawn, alpha=m.alpha, sigma=m.sigma, values=tuple(map(output, angles)), angles=angles
+            )  # fmt: skip
+            ends.append(one.step(noise[: one.noises], past, z, p.t, q.t))
+        return ends
+
+    ends = run(z)
+    theta, end, y, before = control.angle(p), control.angle(q), control.whiten(z, p), control.whiten(z, m)
+    (kept, added, std), (kept_before, added_before, _) = known(theta, end), known(angles[0], theta)
+    again = kept_before * before + added_before + drawn
+    for (found, memory), begun in zip(ends, (y, again), strict=True):
+        moved = kept * begun + added
+        np.testing.assert_allclose(control.whiten(found, q), moved + (std * noise if eta else drawn), rtol=1e-11)
+        np.testing.assert_allclose(memory.y, begun, rtol=1e-11)
+        np.testing.assert_allclose(jnp.broadcast_to(memory.noise, (1, 2)), std * noise if eta else drawn, rtol=1e-11)
+        np.testing.assert_allclose([memory.alpha, memory.sigma], [p.alpha, p.sigma])
+        np.testing.assert_allclose(jnp.stack(memory.angles), jnp.stack([theta, *angles[:2]]))
+        np.testing.assert_allclose(
+            jnp.stack(memory.values), jnp.stack([*map(output, (theta, *angles[:2]))]), rtol=1e-11
+        )
+
+
 @pytest.mark.parametrize(("made", "order"), [(plain, 1), (plain, 3), (two_modes, 2)])
 def test_whole_path_of_the_flow_is_finite_with_its_slopes(made, order):
     """From alpha = 0 to sigma = 0, where log-SNR is infinite at both ends."""
@@ -243,20 +301,26 @@ def test_basis_turns_the_data_and_its_samples_alike():
     np.testing.assert_allclose(picture.ravel(), there, rtol=1e-6)
 
 
-def test_state_that_is_no_jump_s_is_left_as_it_is():
-    """From a z that was noised by hand the first step is right where F is a line through another point than 0."""
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_state_that_is_no_jump_s_is_left_as_it_is(eta):
+    """From a z that was noised by hand the first step is right where F is a line through another point than 0; with eta = 1 the
+    jump's part of F = a theta is 2 a int_0^theta u sin u du/sin(theta) = 2 a (1 - theta cot theta)."""
     control = samplers.Control(jnp.zeros(2), jnp.array([0.5, 0.1]))
     denoise = lambda z, t: z + 0.5  # noqa: E731
     z, t, s = jnp.array([0.4, -1.3]), jnp.asarray(0.5), jnp.asarray(0.3)
-    plainly = samplers.controlled(denoise, FLOW, control, corrector=False)
-    kept, moved = (samplers.controlled(denoise, FLOW, control, jumped=jumped) for jumped in (False, True))
-    ends = [one.step(z[:0], one.init(z), z, t, s)[0] for one in (plainly, kept, moved)]
+    options = [{"corrector": False}, {"jumped": False}, {"jumped": True}]
+
+    @jax.jit
+    def run(z):
+        made = [samplers.controlled(denoise, FLOW, control, eta=eta, **option) for option in options]
+        return [one.step(jnp.zeros((one.noises, 2)), one.init(z), z, t, s)[0] for one in made]
+
+    ends = run(z)
     np.testing.assert_array_equal(ends[0], ends[1])
-    p = at(FLOW, t)
-    theta, output = control.angle(p), network_output(control, denoise(z, t), z, p)
-    began = control.colour(control.whiten(z, p) + theta * output / 2, z, p)
-    left = control.whiten(ends[2], at(FLOW, s)) - control.whiten(ends[1], at(FLOW, s))
-    np.testing.assert_allclose(left, control.whiten(began, p) - control.whiten(z, p), rtol=1e-4)
+    p, q = at(FLOW, t), at(FLOW, s)
+    theta, end, output = control.angle(p), control.angle(q), network_output(control, denoise(z, t), z, p)
+    left = output / theta * (2 * (1 - theta / jnp.tan(theta)) * jnp.sin(theta) / jnp.sin(end) if eta else theta**2 / 2)
+    np.testing.assert_allclose(control.whiten(ends[2], q) - control.whiten(ends[1], q), left, rtol=1e-4)
 
 
 def test_noise_of_no_level_is_the_flow():
