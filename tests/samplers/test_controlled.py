@@ -70,7 +70,7 @@ def test_polynomial_goes_through_its_values_and_an_infinite_node_is_left_out(in_
 
 def test_what_is_kept_of_a_state_and_what_is_spread(in_float64):
     """sin^{eta^2} between the angles; all is kept by a step of no length or of no noise, and nothing that came from no data."""
-    start, end = np.array([0.2, 0.9, 0.0, 0.0, 0.7, 0.9]), np.array([0.6, np.pi / 2, 0.4, 0.0, 0.7, 0.2])
+    start, end = jnp.array([0.2, 0.9, 0.0, 0.0, 0.7, 0.9]), jnp.array([0.6, np.pi / 2, 0.4, 0.0, 0.7, 0.2])
     ratio = np.array([np.sin(0.2) / np.sin(0.6), np.sin(0.9)])
 
     @jax.jit
