@@ -63,7 +63,7 @@ def test_polynomial_goes_through_its_values_and_an_infinite_node_is_left_out(in_
         ([values[0], values[2], nothing], (nodes[1], far), chord),
         ([values[0], nothing, nothing], (far, far), np.broadcast_to(values[0], (2, 2))),
     ):
-        found, slopes = run(asked, places, y)
+        found, slopes = run(*jax.tree.map(jnp.asarray, (asked, places, y)))
         np.testing.assert_allclose(found, known, rtol=1e-12)
         np.testing.assert_array_equal(slopes, 0)
 
@@ -132,11 +132,11 @@ def test_log_snr_is_cut_where_the_angles_stand_still(in_float64):
         return near(alpha, sigma), jax.grad(near, argnums=(0, 1))(alpha, sigma)
 
     for alpha, sigma, known in ((0.0, 1.0, -30), (1.0, 0.0, 30), (1e-9, 1.0, -30), (1.0, 1e-9, 30)):
-        end, slopes = run(alpha, sigma)
+        end, slopes = run(jnp.asarray(alpha), jnp.asarray(sigma))
         np.testing.assert_allclose(end + np.log(0.05), known, rtol=1e-12)
         np.testing.assert_array_equal(slopes, 0)
     for alpha, sigma in ((0.3, 0.8), (2.0, 3.0)):
-        np.testing.assert_allclose(run(alpha, sigma)[0], np.log(alpha**2 / sigma**2), rtol=1e-12)
+        np.testing.assert_allclose(run(jnp.asarray(alpha), jnp.asarray(sigma))[0], np.log(alpha**2 / sigma**2), rtol=1e-12)
 
 
 def test_small_steps_are_of_fourth_order_and_reach_the_flow_of_the_mixture(in_float64):
