@@ -136,7 +136,9 @@ def test_log_snr_is_cut_where_the_angles_stand_still(in_float64):
         np.testing.assert_allclose(end + np.log(0.05), known, rtol=1e-12)
         np.testing.assert_array_equal(slopes, 0)
     for alpha, sigma in ((0.3, 0.8), (2.0, 3.0)):
-        np.testing.assert_allclose(run(jnp.asarray(alpha), jnp.asarray(sigma))[0], np.log(alpha**2 / sigma**2), rtol=1e-12)
+        np.testing.assert_allclose(
+            run(jnp.asarray(alpha), jnp.asarray(sigma))[0], np.log(alpha**2 / sigma**2), rtol=1e-12
+        )
 
 
 def test_small_steps_are_of_fourth_order_and_reach_the_flow_of_the_mixture(in_float64):
