@@ -15,6 +15,7 @@ control describes: it gains little on data made of many features far smaller tha
 control's error of the border between two modes may still end in the other one.
 """
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -48,19 +49,18 @@ def _polynomial(values: list[jax.Array], nodes: list[jax.Array], y: jax.Array) -
     places = [at_zero, *nodes]
     for i, value in enumerate(values):
         weight = jnp.ones_like(y)
-        for j, other in enumerate(places):
+        for other in (*places[:i], *places[i + 1 :]):
             both = jnp.isfinite(other) & jnp.isfinite(places[i])
-            gap = jnp.where(both, places[i] - other, 1) if i != j else 1
-            weight = weight if i == j else weight * jnp.where(both, (y - jnp.where(both, other, 0)) / gap, 1)
+            gap = jnp.where(both, places[i] - other, 1)
+            weight = weight * jnp.where(both, (y - jnp.where(both, other, 0)) / gap, 1)
         total = total + jnp.where(jnp.isfinite(places[i]), weight * value, 0)
     return total
 
 
 def _kept(start: jax.Array, end: jax.Array, eta: jax.Array | float) -> jax.Array:
-    """(sin start / sin end)^{eta^2}, what is left of y where there is noise; 1 where neither end is away from infinite noise."""
-    ratio = jnp.sin(start) / jnp.sin(jnp.where(end > 0, end, 1))
-    kept = jnp.exp(jnp.square(eta) * jnp.log(jnp.where(start > 0, ratio, 1)))
-    return jnp.where(start > 0, kept, jnp.where(end > 0, 0, 1))
+    """(sin start / sin end)^{eta^2}, what is left of y where there is noise: nothing, where it comes from infinite noise to less."""
+    before, after = (jnp.log(jnp.maximum(jnp.sin(angle), jnp.finfo(angle.dtype).tiny)) for angle in (start, end))
+    return jnp.where((start > 0) | (end <= 0) | (eta == 0), jnp.exp(jnp.square(eta) * (before - after)), 0)
 
 
 def _moments(start: jax.Array, end: jax.Array, eta: jax.Array | float | None, count: int) -> list[jax.Array]:
@@ -111,9 +111,8 @@ def _moved(
 def _log_snr_near(control: Control, p: Point) -> jax.Array:
     """log-SNR, cut to where the angles still change."""
     middle = -jnp.log(jnp.mean(control.variances))
-    noisy, clean = p.alpha <= 0, p.sigma <= 0
-    inside = 2 * (jnp.log(jnp.where(noisy, 1, p.alpha)) - jnp.log(jnp.where(clean, 1, p.sigma)))
-    return jnp.clip(jnp.where(noisy, -jnp.inf, jnp.where(clean, jnp.inf, inside)), middle - FAR, middle + FAR)
+    alpha, sigma = (jnp.maximum(part, jnp.finfo(part.dtype).tiny) for part in (p.alpha, p.sigma))
+    return jnp.clip(2 * (jnp.log(alpha) - jnp.log(sigma)), middle - FAR, middle + FAR)
 
 
 def jump(control: Control, schedule: Schedule, z: Sample, t: Time, s: Time, *, substeps: int = 32) -> Sample:
@@ -168,8 +167,9 @@ def controlled(
 
     def init(z: Sample) -> Past:
         y = control.rows(jnp.zeros_like(z))
-        angle, one = jnp.zeros_like(control.roots()), jnp.ones((), z.dtype)
-        return Past(y, 0 * one if still else y, 0 * one, one, (y,) * order, (angle, *(angle + jnp.inf,) * (order - 1)))
+        angle, zero = jnp.zeros_like(control.roots()), jnp.zeros((), z.dtype)
+        angles = (angle, *(angle + jnp.inf,) * (order - 1))
+        return Past(y, zero if still else y, zero, jnp.ones_like(zero), (y,) * order, angles)
 
     def step(noise: Sample, past: Past, z: Sample, t: Time, s: Time) -> tuple[Sample, Past]:
         p, q = at(schedule, t), at(schedule, s)
@@ -187,7 +187,7 @@ def controlled(
 
     def _corrected(past: Past, value: jax.Array, y: jax.Array, p: Point) -> jax.Array:
         start, theta = past.angles[0], control.angle(p)
-        before = Point(p.t, past.alpha, past.sigma, past.alpha, past.sigma)  # of which alpha and sigma alone are read
+        before = dataclasses.replace(p, alpha=past.alpha, sigma=past.sigma)  # whose slopes are not read
         nodes = [theta - start, *(node - start for node in past.angles[1:])]
         again = (
             _moved(control, past.y, [past.values[0], value, *past.values[1:]], nodes, before, p, substeps, level)
@@ -201,6 +201,5 @@ def controlled(
 
 def _spread(start: jax.Array, end: jax.Array, eta: jax.Array | float) -> jax.Array:
     """sqrt(1 - kept^2): the std of the noise that y gathers."""
-    kept = _kept(start, end, eta)
-    short = jnp.minimum(jnp.square(kept), 1)
-    return jnp.where(short < 1, jnp.sqrt(jnp.where(short < 1, 1 - short, 1)), 0)
+    gained = 1 - jnp.square(_kept(start, end, eta))
+    return jnp.where(gained > 0, jnp.sqrt(jnp.where(gained > 0, gained, 1)), 0)

@@ -18,12 +18,24 @@ def plain():
 
 def test_moments_are_those_of_the_points():
     points = np.random.default_rng(1).standard_normal((500, 3)) @ np.diag([3.0, 1.0, 1e-3]) + 5
-    control = samplers.control_of(jnp.asarray(points, jnp.float32), mixture=False)
-    np.testing.assert_allclose(control.mean, points.mean(0), rtol=1e-5)
     cov = np.cov(points.T, bias=True)
-    np.testing.assert_allclose(control.variances[1:], np.linalg.eigvalsh(cov)[1:], rtol=1e-4)
-    np.testing.assert_allclose(control.variances[0], 0.01 * np.trace(cov) / 3, rtol=1e-4)
-    assert control.known is None
+    with jax.enable_x64(True):
+        control = samplers.control_of(jnp.asarray(points), mixture=False)
+        np.testing.assert_allclose(control.mean, points.mean(0), rtol=1e-12)
+        np.testing.assert_allclose(control.variances[1:], np.linalg.eigvalsh(cov)[1:], rtol=1e-10)
+        np.testing.assert_allclose(control.variances[0], 0.01 * np.trace(cov) / 3, rtol=1e-10)
+        np.testing.assert_allclose(control.basis.T @ control.basis, np.eye(3), atol=1e-12)
+        np.testing.assert_allclose(control.basis[0, 2] ** 2, np.linalg.eigh(cov)[1][0, 2] ** 2, rtol=1e-10)
+    assert (
+        samplers.control_of(jnp.asarray(points, jnp.float32)).variances.dtype == jnp.float32 and control.known is None
+    )
+
+
+def test_two_points_are_enough_and_equal_ones_leave_a_variance():
+    two = samplers.control_of(jnp.array([[1.0, 2.0], [3.0, 2.0]]))
+    np.testing.assert_allclose(two.mean, [2.0, 2.0])
+    np.testing.assert_allclose(two.variances, [0.01 * 0.5, 1.0], rtol=1e-6)
+    assert np.all(samplers.control_of(jnp.ones((3, 2)), mixture=False).variances > 0)
 
 
 def test_scalar_variance_needs_no_basis():
@@ -35,14 +47,16 @@ def test_scalar_variance_needs_no_basis():
 
 
 def test_times_begin_where_the_jump_ends():
-    control = samplers.Control(jnp.zeros(2), jnp.array([4.0, 1.0]))
-    for n in (1, 4, 20):
-        times = samplers.control_times(control, schedules.EDM(), n)
-        alpha, sigma = jax.vmap(schedules.EDM())(times)
-        assert len(times) == n + 1
-        np.testing.assert_allclose(sigma[0] / alpha[0], 0.5 * (n + 1) * 8.5**0.25, rtol=1e-4)
-        np.testing.assert_allclose(sigma[-1] / alpha[-1], 0.002, rtol=1e-3)
-        np.testing.assert_allclose(np.diff((sigma / alpha) ** 0.25), np.diff((sigma / alpha) ** 0.25)[0], rtol=1e-3)
+    with jax.enable_x64(True):
+        control = samplers.Control(jnp.zeros(2), jnp.array([4.0, 1.0]))
+        for n in (1, 4):
+            times = jax.jit(lambda n=n: samplers.control_times(control, schedules.EDM(), n))()
+            alpha, sigma = jax.vmap(schedules.EDM())(times)
+            assert len(times) == n + 1
+            np.testing.assert_allclose(sigma[0] / alpha[0], 0.5 * (n + 1) * 8.5**0.25, rtol=1e-9)
+            np.testing.assert_allclose(sigma[-1] / alpha[-1], 0.002, rtol=1e-9)
+            steps = np.diff((sigma / alpha) ** 0.25)
+            np.testing.assert_allclose(steps, steps[0], rtol=1e-9)
 
 
 def turn(seed, width):
@@ -66,18 +80,23 @@ def test_axes_of_each_axis_are_their_kronecker_product():
 
 
 def test_separable_axes_are_found_in_points_that_have_them():
-    """Points whose rows and columns are turned by matrices of their own: each axis is found, and the coefficients' variances."""
-    parts, rng = (turn(0, 3), turn(1, 4)), np.random.default_rng(4)
-    stds = np.outer([3.0, 2.0, 1.0], [4.0, 2.0, 1.0, 0.5])
-    points = np.einsum("nab,ia,jb->nij", rng.standard_normal((20000, 3, 4)) * stds, *parts) + 7
+    """Points whose rows, columns and channels are turned by matrices of their own: each is found, and the coefficients' variances."""
+    parts, rng = (turn(0, 3), turn(1, 4), turn(2, 2)), np.random.default_rng(4)
+    stds = np.einsum("a,b,c->abc", [3.0, 2.0, 1.0], [4.0, 2.0, 1.0, 0.5], [1.5, 0.5])
+    points = np.einsum("nabc,ia,jb,kc->nijk", rng.standard_normal((8000, 3, 4, 2)) * stds, *parts) + 7
     control = samplers.control_of(jnp.asarray(points, jnp.float32), mixture=False, separable=True, floor=1e-3)
-    assert [one.shape for one in control.basis] == [(3, 3), (4, 4)]
+    assert [one.shape for one in control.basis] == [(3, 3), (4, 4), (2, 2)]
     for found, part in zip(control.basis, parts, strict=True):
-        np.testing.assert_allclose(np.abs(found.T @ part), np.eye(len(part))[::-1], atol=0.02)
-    np.testing.assert_allclose(control.variances.reshape(3, 4)[::-1, ::-1], stds**2, rtol=0.05)
-    away = np.moveaxis(points, 0, -1).reshape(12, -1) - points.mean(0).reshape(12, 1)
-    turned = np.kron(*control.basis).T @ away
-    np.testing.assert_allclose(control.variances, np.mean(turned**2, axis=1), rtol=1e-4)
+        np.testing.assert_allclose(np.abs(np.asarray(found).T @ part), np.eye(len(part))[::-1], atol=0.03)
+    np.testing.assert_allclose(control.variances.reshape(3, 4, 2)[::-1, ::-1, ::-1], stds**2, rtol=0.1)
+    turned = np.einsum("nijk,ia,jb,kc->nabc", points - points.mean(0), *map(np.asarray, control.basis)).reshape(
+        len(points), -1
+    )
+    np.testing.assert_allclose(control.variances, np.mean(turned**2, axis=0), rtol=1e-4)
+    rows = np.moveaxis(points - points.mean(0), 2, -1).reshape(-1, 4)
+    np.testing.assert_allclose(
+        np.abs(np.linalg.eigh(rows.T @ rows)[1].T @ np.asarray(control.basis[1])), np.eye(4), atol=1e-3
+    )
 
 
 def test_large_samples_get_axes_of_each_axis_and_no_mixture():
@@ -97,6 +116,8 @@ def test_mixture_is_tried_up_to_256_dimensions(monkeypatch):
     samplers.control_of(points)
     samplers.control_of(points[:, :256], mixture=False)
     assert samplers.control_of(points[:, :256], seed=3).known is None and asked == [((10, 256), 3)]
+    samplers.control_of(points[:, :256])
+    assert asked[1:] == [((10, 256), 0)]
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,19 @@
 """Controlled solvers at their edges: no data, no noise, shapes, precisions, transformations, and what is refused."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
+import mpmath
 import numpy as np
 import pytest
 
 from diffeq_gen import exact, samplers, schedules
 from diffeq_gen.samplers.control import network_output
+from diffeq_gen.samplers.controlled import _kept, _known_output, _log_snr_near, _moments, _moved, _polynomial, _spread
 from diffeq_gen.samplers.mixture import Components
 from diffeq_gen.schedules import at
+from diffeq_gen.types import Point
 
 FLOW = schedules.Flow()
 
@@ -31,6 +36,193 @@ def world_of(control):
 
 def plain():
     return samplers.Control(jnp.array([0.3, -0.2]), jnp.array([0.5, 0.1]))
+
+
+@pytest.fixture
+def in_float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def test_polynomial_goes_through_its_values_and_an_infinite_node_is_left_out(in_float64):
+    """Against numpy's, of as many degrees as there are values; at an infinite node even a value that is nan says nothing."""
+    c, y = np.array([0.7, -1.3, 0.4]), np.array([[-0.7, 0.9], [0.35, 2.0]])
+    nodes = np.array([[-0.4, 0.3]]), np.array([[-1.1, 1.7]])
+    values = [np.polynomial.polynomial.polyval(node, c) for node in (0 * nodes[0], *nodes)]
+    far, nothing = np.full((1, 2), np.inf), np.full((1, 2), np.nan)
+    chord = values[0] + (values[2] - values[0]) / nodes[1] * y
+
+    @jax.jit
+    def run(values, nodes, y):
+        slopes = jax.grad(lambda node: _polynomial(values, [nodes[1], node], y).sum())(jnp.full((1, 2), jnp.inf))
+        return _polynomial(values, list(nodes), y), slopes
+
+    for asked, places, known in (
+        (values, nodes, np.polynomial.polynomial.polyval(y, c)),
+        ([values[0], nothing, values[2]], (far, nodes[1]), chord),
+        ([values[0], values[2], nothing], (nodes[1], far), chord),
+        ([values[0], nothing, nothing], (far, far), np.broadcast_to(values[0], (2, 2))),
+    ):
+        found, slopes = run(*jax.tree.map(jnp.asarray, (asked, places, y)))
+        np.testing.assert_allclose(found, known, rtol=1e-12)
+        np.testing.assert_array_equal(slopes, 0)
+
+
+def test_what_is_kept_of_a_state_and_what_is_spread(in_float64):
+    """sin^{eta^2} between the angles; all is kept by a step of no length or of no noise, and nothing that came from no data."""
+    start, end = jnp.array([0.2, 0.9, 0.0, 0.0, 0.7, 0.9]), jnp.array([0.6, np.pi / 2, 0.4, 0.0, 0.7, 0.2])
+    ratio = np.array([np.sin(0.2) / np.sin(0.6), np.sin(0.9)])
+
+    @jax.jit
+    def run(*args):
+        slopes = [
+            jax.grad(lambda *args, part=part: part(*args).sum(), argnums=(0, 1, 2))(*args) for part in (_kept, _spread)
+        ]
+        return _kept(*args), _spread(*args), slopes
+
+    for eta in (0.5, 1.5):
+        kept, spread, slopes = run(start, end, eta)
+        np.testing.assert_allclose(kept[:-1], [*ratio ** (eta**2), 0, 1, 1], rtol=1e-12)
+        np.testing.assert_allclose(spread[:-1], [*np.sqrt(1 - ratio ** (2 * eta**2)), 1, 0, 0], rtol=1e-12)
+        assert spread[-1] == 0  # a step back, which is none of the SDE
+        assert all(np.all(np.isfinite(slope)) for slope in jax.tree.leaves(slopes))
+    kept, spread, _ = run(start, end, 0.0)
+    np.testing.assert_array_equal(kept, 1)
+    np.testing.assert_array_equal(spread, 0)
+
+
+@pytest.mark.parametrize(("eta", "start", "end"), [(0.7, 0.3, 0.55), (2.0, 0.8, 1.5), (1.0, 0.0, 1.2)])
+def test_moments_are_their_integrals(in_float64, eta, start, end):
+    with mpmath.workdps(30):
+        known = [
+            mpmath.quad(lambda u, k=k: (mpmath.sin(u) / mpmath.sin(end)) ** (eta**2) * (u - start) ** k, [start, end])
+            * (1 + mpmath.mpf(eta) ** 2) / mpmath.mpf(end - start) ** (k + 1)
+            for k in range(3)
+        ]  # fmt: skip
+    found = _moments(jnp.asarray(start), jnp.asarray(end), eta, 3)
+    np.testing.assert_allclose(jnp.stack(found), np.array(known, float), rtol=1e-12)
+    flow = _moments(jnp.asarray(start), jnp.asarray(end), None, 3)
+    np.testing.assert_allclose(jnp.stack(flow), [1, 1 / 2, 1 / 3], rtol=1e-15)
+
+
+def test_output_of_the_mixture_is_that_of_its_denoiser(in_float64):
+    known = Components(
+        jnp.array([0.4, 0.6]), jnp.array([[0.9, -0.3], [-0.6, 0.7]]),
+        jnp.broadcast_to(jnp.eye(2), (2, 2, 2)), jnp.array([[0.04, 0.3], [0.2, 0.1]]),
+    )  # fmt: skip
+    control = samplers.Control(jnp.array([0.3, -0.2]), jnp.array([0.58, 0.2]), None, known)
+
+    @jax.jit
+    def both(z):
+        p = at(schedules.Cosine(), jnp.asarray(0.6))
+        x0 = jax.vmap(lambda z: exact.denoise(world_of(control), z, p))(z)
+        ours = _known_output(control.known, control.roots(), control.whiten(z, p), p.log_snr)
+        return ours, network_output(control, x0, z, p)
+
+    np.testing.assert_allclose(*both(jnp.array([[1.1, -0.4], [-0.3, 0.8], [0.2, 0.1]])), rtol=1e-11)
+
+
+def test_log_snr_is_cut_where_the_angles_stand_still(in_float64):
+    """tan(theta) = e^{-15} at the noisy end, e^{15} at the clean one, for variances of mean 1; between them nothing is cut."""
+    control = samplers.Control(jnp.zeros(2), 0.05 * jnp.array([0.5, 1.5]))
+
+    @jax.jit
+    def run(alpha, sigma):
+        near = lambda alpha, sigma: _log_snr_near(control, Point(sigma, alpha, sigma, alpha, sigma))  # noqa: E731
+        return near(alpha, sigma), jax.grad(near, argnums=(0, 1))(alpha, sigma)
+
+    for alpha, sigma, known in ((0.0, 1.0, -30), (1.0, 0.0, 30), (1e-9, 1.0, -30), (1.0, 1e-9, 30)):
+        end, slopes = run(jnp.asarray(alpha), jnp.asarray(sigma))
+        np.testing.assert_allclose(end + np.log(0.05), known, rtol=1e-12)
+        np.testing.assert_array_equal(slopes, 0)
+    for alpha, sigma in ((0.3, 0.8), (2.0, 3.0)):
+        np.testing.assert_allclose(
+            run(jnp.asarray(alpha), jnp.asarray(sigma))[0], np.log(alpha**2 / sigma**2), rtol=1e-12
+        )
+
+
+def test_small_steps_are_of_fourth_order_and_reach_the_flow_of_the_mixture(in_float64):
+    """Of one component that is not the control's own Gaussian the flow is known; and with the same moments F is the polynomial."""
+    mean, variances, z = jnp.array([0.3, -0.2]), jnp.array([0.5, 0.1]), jnp.array([1.1, -0.4])
+    t, s = jnp.asarray(0.7), jnp.asarray(0.3)
+    one, same = (
+        samplers.Control(
+            mean, variances, None, Components(jnp.ones(1), jnp.array([means]), jnp.eye(2)[None], covs[None])
+        )
+        for means, covs in (([0.2, -0.1], jnp.array([0.9, 0.3])), ([0.0, 0.0], variances))
+    )
+    values = [jnp.array([[0.5, -0.3]]), jnp.array([[0.1, 0.4]]), jnp.array([[-0.6, 0.2]])]
+    nodes = [jnp.array([[-0.2, -0.1]]), jnp.array([[-0.3, -0.25]])]
+
+    @jax.jit
+    def ends(z):
+        p, q = at(FLOW, t), at(FLOW, s)
+        known = exact.flow_map(exact.Gaussian(mean + one.known.means[0], jnp.diag(one.known.variances[0])), z, p, q)
+        moved = lambda control, n: _moved(control, control.whiten(z, p), values, nodes, p, q, n)  # noqa: E731
+        known = [known[None], moved(samplers.Control(mean, variances), 1)]
+        found = [[samplers.jump(one, FLOW, z[None], t, s, substeps=n), moved(same, n)] for n in (8, 16, 128)]
+        return [[jnp.abs(a - b).sum() for a, b in zip(pair, known, strict=True)] for pair in found]
+
+    for coarse, fine, finest in zip(*ends(z), strict=True):
+        assert 14.5 < coarse / fine < 17.5 and finest < 1e-9
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.8])
+def test_steps_and_their_correctors_are_the_integrals_of_a_parabola(in_float64, eta):
+    """Where F = c0 + c1 theta + c2 theta^2 order 3 errs by nothing, with noise too; against quadrature to many digits."""
+    c, control = (
+        np.array([[0.4, -0.7], [1.1, 0.3], [-0.6, 0.9]]),
+        samplers.Control(jnp.array([0.3, -0.2]), jnp.array([0.5, 0.1])),
+    )
+    output = lambda theta: sum(part[None] * theta**k for k, part in enumerate(c))  # noqa: E731
+
+    def denoise(z, t):
+        p = at(FLOW, t)
+        theta = control.angle(p)
+        return (
+            control.mean
+            + (control.roots() * (jnp.cos(theta) * output(theta) + jnp.sin(theta) * control.whiten(z, p)))[0]
+        )
+
+    def known(start, end):
+        """(what is left of y, what F adds, the std of the noise) along each axis."""
+        kept = (np.sin(start) / np.sin(end)) ** (eta**2)
+        weight = lambda u, end: (1 + eta**2) * (mpmath.sin(u) / mpmath.sin(end)) ** (eta**2)  # noqa: E731
+        added = [
+            mpmath.quad(lambda u, a=a, b=b: weight(u, b) * mpmath.polyval(list(a[::-1]), u), [low, b])
+            for a, low, b in zip(c.T, map(float, start[0]), map(float, end[0]), strict=True)
+        ]
+        return kept, np.array([added], float), np.sqrt(1 - kept**2)
+
+    z, noise, drawn = jnp.array([0.4, -1.3]), jnp.array([[0.7, -0.2]]), jnp.array([[0.05, 0.02]])
+    o, n, m, p, q = (at(FLOW, jnp.asarray(t)) for t in (0.8, 0.7, 0.65, 0.5, 0.3))
+    angles = tuple(control.angle(point) for point in (m, n, o))
+
+    @jax.jit
+    def run(z):
+        ends = []
+        for corrector in (False, True):
+            one = samplers.controlled(denoise, FLOW, control, order=3, corrector=corrector, eta=eta)
+            past = one.init(z)._replace(
+                y=control.whiten(z, m), noise=drawn, alpha=m.alpha, sigma=m.sigma, values=tuple(map(output, angles)), angles=angles
+            )  # fmt: skip
+            ends.append(one.step(noise[: one.noises], past, z, p.t, q.t))
+        return ends
+
+    ends = run(z)
+    theta, end, y, before = control.angle(p), control.angle(q), control.whiten(z, p), control.whiten(z, m)
+    (kept, added, std), (kept_before, added_before, _) = known(theta, end), known(angles[0], theta)
+    again = kept_before * before + added_before + drawn
+    for (found, memory), begun in zip(ends, (y, again), strict=True):
+        moved = kept * begun + added
+        np.testing.assert_allclose(control.whiten(found, q), moved + (std * noise if eta else drawn), rtol=1e-11)
+        np.testing.assert_allclose(memory.y, begun, rtol=1e-11)
+        np.testing.assert_allclose(jnp.broadcast_to(memory.noise, (1, 2)), std * noise if eta else drawn, rtol=1e-11)
+        np.testing.assert_allclose([memory.alpha, memory.sigma], [p.alpha, p.sigma])
+        np.testing.assert_allclose(jnp.stack(memory.angles), jnp.stack([theta, *angles[:2]]))
+        np.testing.assert_allclose(
+            jnp.stack(memory.values), jnp.stack([*map(output, (theta, *angles[:2]))]), rtol=1e-11
+        )
 
 
 @pytest.mark.parametrize(("made", "order"), [(plain, 1), (plain, 3), (two_modes, 2)])
@@ -83,10 +275,12 @@ def test_batch_is_as_many_samples(made):
     times, key = jnp.array([0.8, 0.5, 0.2]), jax.random.key(0)
     z = jax.random.normal(jax.random.key(1), (3, 4, 2))
     run = jax.jit(lambda z: samplers.sample(key, sampler, samplers.jump(control, FLOW, z, 1.0, times[0]), times))
-    together = run(z)
+    together, first = run(z), run(z[0, 0])
     assert together.shape == z.shape
-    np.testing.assert_allclose(together, jax.vmap(jax.vmap(run))(z), rtol=2e-5, atol=1e-6)
+    np.testing.assert_allclose(together[0, 0], first, rtol=2e-5, atol=1e-6)
     np.testing.assert_allclose(together[1, 2], run(z[1, 2]), rtol=2e-5, atol=1e-6)
+    if control.known is None:
+        np.testing.assert_allclose(together, jax.vmap(jax.vmap(run))(z), rtol=2e-5, atol=1e-6)
 
 
 def test_basis_turns_the_data_and_its_samples_alike():
@@ -109,20 +303,26 @@ def test_basis_turns_the_data_and_its_samples_alike():
     np.testing.assert_allclose(picture.ravel(), there, rtol=1e-6)
 
 
-def test_state_that_is_no_jump_s_is_left_as_it_is():
-    """From a z that was noised by hand the first step is right where F is a line through another point than 0."""
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_state_that_is_no_jump_s_is_left_as_it_is(eta):
+    """From a z that was noised by hand the first step is right where F is a line through another point than 0; with eta = 1 the
+    jump's part of F = a theta is 2 a int_0^theta u sin u du/sin(theta) = 2 a (1 - theta cot theta)."""
     control = samplers.Control(jnp.zeros(2), jnp.array([0.5, 0.1]))
     denoise = lambda z, t: z + 0.5  # noqa: E731
     z, t, s = jnp.array([0.4, -1.3]), jnp.asarray(0.5), jnp.asarray(0.3)
-    plainly = samplers.controlled(denoise, FLOW, control, corrector=False)
-    kept, moved = (samplers.controlled(denoise, FLOW, control, jumped=jumped) for jumped in (False, True))
-    ends = [one.step(z[:0], one.init(z), z, t, s)[0] for one in (plainly, kept, moved)]
+    options = [{"corrector": False}, {"jumped": False}, {"jumped": True}]
+
+    @jax.jit
+    def run(z):
+        made = [samplers.controlled(denoise, FLOW, control, eta=eta, **option) for option in options]
+        return [one.step(jnp.zeros((one.noises, 2)), one.init(z), z, t, s)[0] for one in made]
+
+    ends = run(z)
     np.testing.assert_array_equal(ends[0], ends[1])
-    p = at(FLOW, t)
-    theta, output = control.angle(p), network_output(control, denoise(z, t), z, p)
-    began = control.colour(control.whiten(z, p) + theta * output / 2, z, p)
-    left = control.whiten(ends[2], at(FLOW, s)) - control.whiten(ends[1], at(FLOW, s))
-    np.testing.assert_allclose(left, control.whiten(began, p) - control.whiten(z, p), rtol=1e-4)
+    p, q = at(FLOW, t), at(FLOW, s)
+    theta, end, output = control.angle(p), control.angle(q), network_output(control, denoise(z, t), z, p)
+    left = output / theta * (2 * (1 - theta / jnp.tan(theta)) * jnp.sin(theta) / jnp.sin(end) if eta else theta**2 / 2)
+    np.testing.assert_allclose(control.whiten(ends[2], q) - control.whiten(ends[1], q), left, rtol=1e-4)
 
 
 def test_noise_of_no_level_is_the_flow():
@@ -134,45 +334,49 @@ def test_noise_of_no_level_is_the_flow():
     np.testing.assert_allclose(*ends, atol=2e-4)
 
 
-def test_noise_keeps_the_law_of_the_data():
+def test_noise_keeps_the_law_of_the_data(in_float64):
     """Of a Gaussian that the control mistakes: the exact law of the run nears the data's by the square of the step, with the
     corrector by more; and by a half where the noise is left out that the corrected state had met."""
-    with jax.enable_x64(True):
-        world = exact.Gaussian(jnp.array([0.3, -0.2]), jnp.diag(jnp.array([1.3, 0.4])))
-        control = samplers.Control(jnp.zeros(2), jnp.array([0.6, 0.9]))
-        begin, end = (exact.marginal(world, at(FLOW, jnp.asarray(t))) for t in (0.8, 0.2))
-        errors = {}
-        for corrector in (False, True):
-            sampler = samplers.controlled(
-                exact.denoiser(world, FLOW), FLOW, control, corrector=corrector, eta=1.0, jumped=False
-            )
-            law = lambda n, one=sampler: samplers.law(one, begin.mean, begin.cov, jnp.linspace(0.8, 0.2, n + 1))  # noqa: E731
-            errors[corrector] = [
-                float(jnp.abs(cov - end.cov).sum() + jnp.abs(mean - end.mean).sum())
-                for mean, cov in (law(10), law(20), law(40))
-            ]
-        assert 3.8 < errors[False][0] / errors[False][1] < 4.2 and 3.8 < errors[False][1] / errors[False][2] < 4.2
-        assert errors[True][1] < errors[False][1] / 8 and errors[True][0] / errors[True][1] > 6
+    world = exact.Gaussian(jnp.array([0.3, -0.2]), jnp.diag(jnp.array([1.3, 0.4])))
+    control = samplers.Control(jnp.zeros(2), jnp.array([0.6, 0.9]))
+    begin, end = (exact.marginal(world, at(FLOW, jnp.asarray(t))) for t in (0.8, 0.2))
+    errors = {}
+    for corrector in (False, True):
+        one = samplers.controlled(
+            exact.denoiser(world, FLOW), FLOW, control, corrector=corrector, eta=1.0, jumped=False
+        )
+        laws = [samplers.law(one, begin.mean, begin.cov, jnp.linspace(0.8, 0.2, n + 1)) for n in (10, 20)]
+        errors[corrector] = [float(jnp.abs(cov - end.cov).sum() + jnp.abs(mean - end.mean).sum()) for mean, cov in laws]
+    assert 3.8 < errors[False][0] / errors[False][1] < 4.2
+    assert errors[True][1] < errors[False][1] / 8 and errors[True][0] / errors[True][1] > 6
 
 
-@pytest.mark.parametrize("eta", [0.5, 1.0, 3.0])
-def test_noise_from_no_data_to_no_noise_is_finite_with_its_slopes(eta):
-    """From alpha = 0, where all that y was is forgotten, to sigma = 0."""
-    control, noise = plain(), jnp.array([[0.3, -0.7]])
+def test_noise_from_no_data_to_no_noise_is_finite_with_its_slopes():
+    """From alpha = 0, where all that y was is forgotten, to sigma = 0; and traced eta = 0 forgets nothing."""
+    control, noise, z = plain(), jnp.array([[0.3, -0.7]]), jnp.array([0.4, -1.3])
 
+    @jax.jit
+    @functools.partial(jax.value_and_grad, argnums=(0, 1))
     def end(z, eta):
         one = samplers.controlled(lambda z, t: jnp.tanh(z), FLOW, control, eta=eta)
-        memory = one.init(z)
-        for t, s in ((1.0, 1.0), (1.0, 0.6), (0.6, 0.0)):
-            z, memory = one.step(noise, memory, z, jnp.asarray(t), jnp.asarray(s))
-        return jnp.sum(z**2)
+        memory, state = one.init(z), z
 
-    z = jnp.array([0.4, -1.3])
-    value, slopes = jax.jit(jax.value_and_grad(end, argnums=(0, 1)))(z, jnp.asarray(eta))
-    assert np.isfinite(value) and np.all(np.isfinite(slopes[0])) and np.isfinite(slopes[1])
-    point = samplers.controlled(lambda z, t: 0 * z + 0.2, FLOW, control, eta=eta)
-    ends = [point.step(noise, point.init(z), z + shift, jnp.asarray(1.0), jnp.asarray(0.6))[0] for shift in (0, 1)]
-    np.testing.assert_array_equal(*ends)
+        def step(carry, pair):
+            return one.step(noise, carry[1], carry[0], *pair), None
+
+        (state, _), _ = jax.lax.scan(step, (state, memory), jnp.array([[1.0, 1.0], [1.0, 0.6], [0.6, 0.0]]))
+        return jnp.sum(state**2)
+
+    for eta in (0.0, 0.5, 1.0, 3.0):
+        value, slopes = end(z, jnp.asarray(eta))
+        assert np.isfinite(value) and np.all(np.isfinite(slopes[0])) and np.isfinite(slopes[1])
+    point = jax.jit(
+        lambda z, eta: (one := samplers.controlled(lambda z, t: 0 * z + 0.2, FLOW, control, eta=eta)).step(
+            noise, one.init(z), z, jnp.asarray(1.0), jnp.asarray(0.6))[0])  # fmt: skip
+    np.testing.assert_array_equal(point(z, 0.5), point(z + 1, 0.5))
+    flow = samplers.controlled(lambda z, t: 0 * z + 0.2, FLOW, control)
+    known = flow.step(z[:0], flow.init(z), z, jnp.asarray(1.0), jnp.asarray(0.6))[0]
+    np.testing.assert_allclose(point(z, 0.0), known, rtol=2e-6)
 
 
 def test_a_large_scale_leaves_lms():
