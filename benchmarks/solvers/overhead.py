@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.pairs import compare, head, line
 from benchmarks.samplers import NETWORKS, by_hand, network
-from benchmarks.solvers.methods import SOLVERS
+from benchmarks.solvers.methods import SOLVERS, Build
 from diffeq_gen import clocks, samplers, schedules
 from diffeq_gen.types import Denoiser, Schedule
 
@@ -38,6 +38,12 @@ def bare(denoise: Denoiser, z: jax.Array, times: jax.Array) -> jax.Array:
     return jax.lax.scan(lambda z, t: (0.5 * z + 0.25 * denoise(z, t), None), z, times[:-1])[0]
 
 
+def solvers(shape: tuple[int, ...]) -> dict[str, tuple[Build, int]]:
+    """The solvers of `methods`, and `controlled` by the moments of points of this shape, in a basis of its own."""
+    control = samplers.control_of(jax.random.normal(jax.random.key(2), (256, *shape[1:])), mixture=False)
+    return {**SOLVERS, "controlled": (lambda denoise, schedule: samplers.controlled(denoise, schedule, control), 1)}
+
+
 def seconds(schedule: Schedule, pairs: int, evaluations: int, network_name: str, clock: Callable[[], float]) -> None:
     """The table of ratios, for the networks whose name holds this."""
     key, every = jax.random.key(1), np.asarray(grid(schedule, evaluations))
@@ -47,7 +53,7 @@ def seconds(schedule: Schedule, pairs: int, evaluations: int, network_name: str,
             continue
         denoise, z = network(net, shape), jax.random.normal(key, shape)
         scan = by_hand("ddim", denoise, every)
-        for method, (build, stages) in SOLVERS.items():
+        for method, (build, stages) in solvers(shape).items():
             sampler, times = build(denoise, schedule), grid(schedule, evaluations // stages)
             ours = lambda sampler=sampler, z=z, times=times: samplers.sample(key, sampler, z, times)  # noqa: E731
             line(f"{method:12} {name}", compare(ours, lambda z=z, scan=scan: scan(key, z), pairs=pairs, clock=clock))
@@ -61,7 +67,7 @@ def counts(schedule: Schedule) -> None:
         operations, moved, held = counted(lambda z, times, denoise=denoise: bare(denoise, z, times), z, few)
         print(f"  {name:26} {'operations':>10} {'bytes':>8}   memory, 10 steps   1000 steps"
               f"   (bare scan {held / 1024:.1f} KiB)")  # fmt: skip
-        for method, (build, stages) in SOLVERS.items():
+        for method, (build, stages) in solvers(shape).items():
             sampler = build(denoise, schedule)
             run = lambda z, times, sampler=sampler: samplers.sample(jax.random.key(0), sampler, z, times)  # noqa: E731
             here, more = counted(run, z, few), counted(run, z, many)
