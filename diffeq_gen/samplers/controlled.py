@@ -63,12 +63,18 @@ def _kept(start: jax.Array, end: jax.Array, eta: jax.Array | float) -> jax.Array
     return jnp.where((start > 0) | (end <= 0) | (eta == 0), jnp.exp(jnp.square(eta) * (before - after)), 0)
 
 
+def _dimmed(theta: jax.Array, eta: jax.Array | float) -> jax.Array:
+    """cos(theta)^{eta^2}: as that F falls towards a point of data, on the SDE."""
+    return jnp.exp(jnp.square(eta) * jnp.log(jnp.maximum(jnp.cos(theta), jnp.finfo(theta.dtype).tiny)))
+
+
 def _moments(start: jax.Array, end: jax.Array, eta: jax.Array | float | None, count: int) -> list[jax.Array]:
-    """int_start^end (1 + eta^2) (sin u / sin end)^{eta^2} (u - start)^k du / (end - start)^{k+1} for k < count; eta None is 0."""
+    """int_start^end (1 + eta^2) (sin u cos u / sin end)^{eta^2} (u - start)^k du / (end - start)^{k+1}, k < count; eta None is 0."""
     if eta is None:
         return [jnp.full_like(end, 1 / (k + 1)) for k in range(count)]
     shares = [0.5 + float(node) for node in NODES]
-    heights = [_kept(start + share * (end - start), end, eta) for share in shares]
+    inside = [start + share * (end - start) for share in shares]
+    heights = [_kept(u, end, eta) * _dimmed(u, eta) for u in inside]
     level = 1 + jnp.square(jnp.asarray(eta, end.dtype))
     return [
         level
@@ -147,12 +153,15 @@ def controlled(
     One evaluation a step.  The corrector takes the step before again through the value at its end, and the jump before the
     first step with it: pass what `jump` returns from infinite noise, at times that begin where it ends; or say jumped=False of
     a z that was come by otherwise, as by noising a picture, and it is left as it is.
+    A correction longer than the step is left out: towards data that are points the equation is stiff, and over long steps its
+    corrector would make a small error large.
     `substeps` Runge-Kutta steps follow the control's mixture, where it has one: the mixture is read 4 substeps times a step,
     twice that with the corrector.  A basis costs a few products with a d x d matrix a step, a diagonal next to nothing.
 
     `eta` > 0 solves the reverse SDE of that noise level, of which 1 is the forward process reversed, about the moments alone:
-    a control with a mixture is refused.  Ten Gauss-Legendre nodes integrate
-    F against (sin u/sin theta_s)^{eta^2}: to rounding where a step at most doubles theta, or eta = 1.
+    a control with a mixture is refused.  F / cos(theta)^{eta^2} is the polynomial.  Ten Gauss-Legendre nodes integrate
+    F against (sin u/sin theta_s)^{eta^2}: to rounding if eta = 1, or where
+    a step neither doubles theta nor halves what is left of it.
     Raises: ValueError where order is not 1, 2 or 3, substeps is not positive, eta is negative, or eta > 0 meets a mixture.
     Theorems: controlled-is-exact-for-gaussians, controlled-puts-back-what-the-jump-left, controlled-is-adams-bashforth,
     controlled-ignores-the-scale, controlled-order, controlled-sde-solves-its-equation, controlled-sde-is-bayes-for-gaussians.
@@ -177,6 +186,7 @@ def controlled(
         value = network_output(control, denoise(z, t), z, p)
         if control.known is not None:
             value = value - _known_output(control.known, control.roots(), y, _log_snr_near(control, p))
+        value = value if still else value / _dimmed(theta, eta)
         if corrector:
             y = _corrected(past, value, y, p)
         values, nodes = [value, *past.values[: order - 1]], [node - theta for node in past.angles[: order - 1]]
@@ -189,14 +199,19 @@ def controlled(
         start, theta = past.angles[0], control.angle(p)
         before = dataclasses.replace(p, alpha=past.alpha, sigma=past.sigma)  # whose slopes are not read
         nodes = [theta - start, *(node - start for node in past.angles[1:])]
-        again = (
-            _moved(control, past.y, [past.values[0], value, *past.values[1:]], nodes, before, p, substeps, level)
-            + past.noise
-        )
+        mean = y - past.noise
+        again = _moved(control, past.y, [past.values[0], value, *past.values[1:]], nodes, before, p, substeps, level)
+        longer = _square(again - mean) > _square(mean - past.y)
+        again = past.noise + jnp.where(longer, mean, again)
         left = theta * _moments(jnp.zeros_like(theta), theta, level, 2)[1] * value if jumped else 0
         return jnp.where(past.alpha > 0, again, y + left)
 
     return Sampler(init, step, noises=0 if still else 1)
+
+
+def _square(rows: jax.Array) -> jax.Array:
+    """Of each row: shape (n, 1)."""
+    return jnp.sum(jnp.square(rows), axis=1, keepdims=True)
 
 
 def _spread(start: jax.Array, end: jax.Array, eta: jax.Array | float) -> jax.Array:

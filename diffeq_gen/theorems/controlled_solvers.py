@@ -155,8 +155,8 @@ def _coloured(control, y, antiderivative, z, p, q):
 
 @theorem(source="derived", schedule=smooth_schedules, c=vectors(4, 2), spread=vectors(2), z=vectors(2), cases=100)
 def controlled_is_adams_bashforth(schedule, c, spread, z):
-    """Where F is a parabola of the angle of each direction, order 3 takes a step without error, and order 2 corrects whatever
-    state it had predicted to the exact one."""
+    """Where F is a parabola of the angle of each direction, order 3 takes a step without error, and order 2 corrects a state
+    that it had predicted too far, by half of the step, to the exact one."""
     return _step_along(schedule, c * jnp.array([[1], [1], [1], [0]], c.dtype), spread, z)
 
 
@@ -172,7 +172,8 @@ def _step_along(schedule, c, spread, z):
     past = Past(before, jnp.zeros((), z.dtype), m.alpha, m.sigma, tuple(output(x) for x in angles), tuple(angles))
     third = controlled(denoise, schedule, control, order=3, corrector=False)
     short = past._replace(values=past.values[:2], angles=past.angles[:2])
-    _, after = controlled(denoise, schedule, control).step(z[:0], short, z + 1, grid[3], grid[4])
+    far = control.colour(before + 1.5 * (y - before), z, p)
+    _, after = controlled(denoise, schedule, control).step(z[:0], short, far, grid[3], grid[4])
     return [third.step(z[:0], past, z, grid[3], grid[4])[0], after.y], [_coloured(control, y, whole, z, p, q), y]
 
 
@@ -310,7 +311,7 @@ def with_a_wrong_mean(eps, apart):
 @theorem(source="derived: the reverse SDE of equations.reverse_sde, along the angles", schedule=smooth_schedules, c=vectors(2, 2),
          spread=vectors(2), z=vectors(2), eta=positive("noise levels", 0.2, 2.0), cases=100)  # fmt: skip
 def controlled_sde_solves_its_equation(schedule, c, spread, z, eta):
-    """Where F is linear in the angle, the mean of a step's end and the square of its spread have the slopes
+    """Where F / cos(theta)^{eta^2} is linear in the angle, the mean of a step's end and the square of its spread have the slopes
     (1 + eta^2) F - eta^2 cot(theta) y and 2 eta^2 cot(theta) (1 - spread^2) in the angle that it ends at, whatever that is."""
     return _slopes(schedule, c, spread, z, eta)
 
@@ -318,11 +319,12 @@ def controlled_sde_solves_its_equation(schedule, c, spread, z, eta):
 def _slopes(schedule, c, spread, z, eta, *, drift=1.0, decay=1.0):
     """d(mean, spread^2)/ds of the step, and what the equation says times d theta/ds; in y."""
     control = Control(jnp.ones_like(z), _variances(spread))
-    output = lambda x: c[0][None] + c[1][None] * x  # noqa: E731
+    line = lambda x: c[0][None] + c[1][None] * x  # noqa: E731
+    output = lambda x: jnp.cos(x) ** (eta**2) * line(x)  # noqa: E731
     sampler = controlled(_output_denoiser(schedule, control, output), schedule, control, corrector=False, eta=eta)
     before, t, s = jnp.asarray([0.7, 0.6, 0.45], z.dtype)
     angle = control.angle(at(schedule, before))
-    past = sampler.init(z)._replace(values=(output(angle),) * 2, angles=(angle,) * 2)
+    past = sampler.init(z)._replace(values=(line(angle),) * 2, angles=(angle,) * 2)
 
     def end(s):
         q = _still(schedule, s)

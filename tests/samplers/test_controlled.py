@@ -95,7 +95,7 @@ def test_what_is_kept_of_a_state_and_what_is_spread(in_float64):
 def test_moments_are_their_integrals(in_float64, eta, start, end):
     with mpmath.workdps(30):
         known = [
-            mpmath.quad(lambda u, k=k: (mpmath.sin(u) / mpmath.sin(end)) ** (eta**2) * (u - start) ** k, [start, end])
+            mpmath.quad(lambda u, k=k: (mpmath.sin(u) * mpmath.cos(u) / mpmath.sin(end)) ** (eta**2) * (u - start) ** k, [start, end])
             * (1 + mpmath.mpf(eta) ** 2) / mpmath.mpf(end - start) ** (k + 1)
             for k in range(3)
         ]  # fmt: skip
@@ -169,7 +169,8 @@ def test_small_steps_are_of_fourth_order_and_reach_the_flow_of_the_mixture(in_fl
 
 @pytest.mark.parametrize("eta", [0.0, 0.8])
 def test_steps_and_their_correctors_are_the_integrals_of_a_parabola(in_float64, eta):
-    """Where F = c0 + c1 theta + c2 theta^2 order 3 errs by nothing, with noise too; against quadrature to many digits."""
+    """Where F = cos(theta)^{eta^2} (c0 + c1 theta + c2 theta^2) order 3 errs by nothing, with noise too; against quadrature to many
+    digits.  A correction as long as the step is made, a longer one is not."""
     c, control = (
         np.array([[0.4, -0.7], [1.1, 0.3], [-0.6, 0.9]]),
         samplers.Control(jnp.array([0.3, -0.2]), jnp.array([0.5, 0.1])),
@@ -181,41 +182,51 @@ def test_steps_and_their_correctors_are_the_integrals_of_a_parabola(in_float64, 
         theta = control.angle(p)
         return (
             control.mean
-            + (control.roots() * (jnp.cos(theta) * output(theta) + jnp.sin(theta) * control.whiten(z, p)))[0]
+            + (
+                control.roots()
+                * (jnp.cos(theta) ** (1 + eta**2) * output(theta) + jnp.sin(theta) * control.whiten(z, p))
+            )[0]
         )
 
     def known(start, end):
         """(what is left of y, what F adds, the std of the noise) along each axis."""
         kept = (np.sin(start) / np.sin(end)) ** (eta**2)
-        weight = lambda u, end: (1 + eta**2) * (mpmath.sin(u) / mpmath.sin(end)) ** (eta**2)  # noqa: E731
+        weight = lambda u, end: (1 + eta**2) * (mpmath.sin(u) * mpmath.cos(u) / mpmath.sin(end)) ** (eta**2)  # noqa: E731
         added = [
             mpmath.quad(lambda u, a=a, b=b: weight(u, b) * mpmath.polyval(list(a[::-1]), u), [low, b])
             for a, low, b in zip(c.T, map(float, start[0]), map(float, end[0]), strict=True)
         ]
         return kept, np.array([added], float), np.sqrt(1 - kept**2)
 
-    z, noise, drawn = jnp.array([0.4, -1.3]), jnp.array([[0.7, -0.2]]), jnp.array([[0.05, 0.02]])
+    noise, drawn = jnp.array([[0.7, -0.2]]), jnp.array([[0.05, 0.02]])
     o, n, m, p, q = (at(FLOW, jnp.asarray(t)) for t in (0.8, 0.7, 0.65, 0.5, 0.3))
     angles = tuple(control.angle(point) for point in (m, n, o))
-
-    @jax.jit
-    def run(z):
-        ends = []
-        for corrector in (False, True):
-            one = samplers.controlled(denoise, FLOW, control, order=3, corrector=corrector, eta=eta)
-            past = one.init(z)._replace(
-                y=control.whiten(z, m), noise=drawn, alpha=m.alpha, sigma=m.sigma, values=tuple(map(output, angles)), angles=angles
-            )  # fmt: skip
-            ends.append(one.step(noise[: one.noises], past, z, p.t, q.t))
-        return ends
-
-    ends = run(z)
-    theta, end, y, before = control.angle(p), control.angle(q), control.whiten(z, p), control.whiten(z, m)
+    theta, end, before = control.angle(p), control.angle(q), jnp.array([[0.9, -1.6]])
     (kept, added, std), (kept_before, added_before, _) = known(theta, end), known(angles[0], theta)
-    again = kept_before * before + added_before + drawn
-    for (found, memory), begun in zip(ends, (y, again), strict=True):
-        moved = kept * begun + added
-        np.testing.assert_allclose(control.whiten(found, q), moved + (std * noise if eta else drawn), rtol=1e-11)
+    exact_mean = kept_before * before + added_before
+    moved = exact_mean - before
+
+    def run(z, corrector):
+        one = samplers.controlled(denoise, FLOW, control, order=3, corrector=corrector, eta=eta)
+        past = one.init(z)._replace(
+            y=before, noise=drawn, alpha=m.alpha, sigma=m.sigma, values=tuple(map(output, angles)), angles=angles
+        )  # fmt: skip
+        return one.step(noise[: one.noises], past, z, p.t, q.t)
+
+    run = jax.jit(run, static_argnums=1)
+    for corrector, share, made in (
+        (False, 1.9, False),
+        (True, 1.9, True),
+        (True, 0.55, True),
+        (True, 0.45, False),
+        (True, -3.0, False),
+    ):
+        mean = before + share * moved  # the correction is |1 - share|, the step |share|
+        found, memory = run(control.colour(mean + drawn, before[0], p), corrector)
+        begun = (exact_mean if made else mean) + drawn
+        np.testing.assert_allclose(
+            control.whiten(found, q), kept * begun + added + (std * noise if eta else drawn), rtol=1e-11
+        )
         np.testing.assert_allclose(memory.y, begun, rtol=1e-11)
         np.testing.assert_allclose(jnp.broadcast_to(memory.noise, (1, 2)), std * noise if eta else drawn, rtol=1e-11)
         np.testing.assert_allclose([memory.alpha, memory.sigma], [p.alpha, p.sigma])
@@ -306,7 +317,7 @@ def test_basis_turns_the_data_and_its_samples_alike():
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_state_that_is_no_jump_s_is_left_as_it_is(eta):
     """From a z that was noised by hand the first step is right where F is a line through another point than 0; with eta = 1 the
-    jump's part of F = a theta is 2 a int_0^theta u sin u du/sin(theta) = 2 a (1 - theta cot theta)."""
+    jump's part of F = a theta cos(theta) is 2 a int_0^theta u sin u cos u du/sin(theta), by parts."""
     control = samplers.Control(jnp.zeros(2), jnp.array([0.5, 0.1]))
     denoise = lambda z, t: z + 0.5  # noqa: E731
     z, t, s = jnp.array([0.4, -1.3]), jnp.asarray(0.5), jnp.asarray(0.3)
@@ -321,7 +332,8 @@ def test_state_that_is_no_jump_s_is_left_as_it_is(eta):
     np.testing.assert_array_equal(ends[0], ends[1])
     p, q = at(FLOW, t), at(FLOW, s)
     theta, end, output = control.angle(p), control.angle(q), network_output(control, denoise(z, t), z, p)
-    left = output / theta * (2 * (1 - theta / jnp.tan(theta)) * jnp.sin(theta) / jnp.sin(end) if eta else theta**2 / 2)
+    by_parts = (jnp.sin(2 * theta) / 8 - theta * jnp.cos(2 * theta) / 4) / jnp.cos(theta)
+    left = output / theta * (2 * by_parts / jnp.sin(end) if eta else theta**2 / 2)
     np.testing.assert_allclose(control.whiten(ends[2], q) - control.whiten(ends[1], q), left, rtol=1e-4)
 
 
