@@ -225,6 +225,27 @@ def test_steps_and_their_correctors_are_the_integrals_of_a_parabola(in_float64, 
         )
 
 
+def test_step_on_the_mixture_itself_is_the_jump(in_float64):
+    """The network says nothing beyond the control; and what is left out are 4 small steps of a step, 32 of a jump, no noise."""
+    control, z = two_modes(), jnp.array([1.1, -0.4])
+    denoise, t, s = exact.denoiser(world_of(control), FLOW), jnp.asarray(0.6), jnp.asarray(0.35)
+
+    @jax.jit
+    def run(z):
+        one = samplers.controlled(denoise, FLOW, control, corrector=False)
+        assert one.noises == 0 and len(one.init(z).values) == 2
+        jumps = [
+            samplers.jump(control, FLOW, z, t, s, **options) for options in ({"substeps": 4}, {}, {"substeps": 32})
+        ]
+        return one.step(z[:0], one.init(z), z, t, s)[0], *jumps
+
+    step, same, silent, spoken = run(z)
+    np.testing.assert_allclose(step, same, rtol=1e-12)
+    np.testing.assert_array_equal(silent, spoken)
+    assert np.max(np.abs(silent - same)) > 1e-9
+    assert samplers.controlled(denoise, FLOW, plain(), eta=0.5).noises == 1
+
+
 @pytest.mark.parametrize(("made", "order"), [(plain, 1), (plain, 3), (two_modes, 2)])
 def test_whole_path_of_the_flow_is_finite_with_its_slopes(made, order):
     """From alpha = 0 to sigma = 0, where log-SNR is infinite at both ends."""
