@@ -440,3 +440,9 @@ def test_one_compilation_serves_all_controls_of_a_shape():
 def test_bad_input_is_named(refused, message):
     with pytest.raises(ValueError, match=message):
         refused()
+
+
+def test_options_reach_to_where_they_are_said_to_end():
+    for options in ({"order": 1}, {"order": 3}, {"substeps": 1}, {"eta": 0.0}, {"eta": 1e-6}):
+        samplers.controlled(jnp.tanh, FLOW, plain(), **options)
+    assert samplers.jump(plain(), FLOW, jnp.zeros(2), jnp.asarray(0.8), jnp.asarray(0.5), substeps=1).shape == (2,)
