@@ -160,11 +160,11 @@ def test_small_steps_are_of_fourth_order_and_reach_the_flow_of_the_mixture(in_fl
         known = exact.flow_map(exact.Gaussian(mean + one.known.means[0], jnp.diag(one.known.variances[0])), z, p, q)
         moved = lambda control, n: _moved(control, control.whiten(z, p), values, nodes, p, q, n)  # noqa: E731
         known = [known[None], moved(samplers.Control(mean, variances), 1)]
-        found = [[samplers.jump(one, FLOW, z[None], t, s, substeps=n), moved(same, n)] for n in (8, 16, 128)]
+        found = [[samplers.jump(one, FLOW, z[None], t, s, substeps=n), moved(same, n)] for n in (8, 16, 256)]
         return [[jnp.abs(a - b).sum() for a, b in zip(pair, known, strict=True)] for pair in found]
 
     for coarse, fine, finest in zip(*ends(z), strict=True):
-        assert 14.5 < coarse / fine < 17.5 and finest < 1e-9
+        assert 14.5 < coarse / fine < 17.5 and finest < 1.3 * coarse / 32**4
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.8])
