@@ -195,7 +195,7 @@ def test_steps_and_their_correctors_are_the_integrals_of_a_parabola(in_float64, 
         return kept, np.array([added], float), np.sqrt(1 - kept**2)
 
     z, noise, drawn = jnp.array([0.4, -1.3]), jnp.array([[0.7, -0.2]]), jnp.array([[0.05, 0.02]])
-    o, n, m, p, q = (at(FLOW, jnp.asarray(t)) for t in (0.8, 0.7, 0.65, 0.5, 0.3))
+    o, n, m, p, q = (at(FLOW, jnp.asarray(t)) for t in (0.8, 0.7, 0.65, 0.45, 0.3))
     angles = tuple(control.angle(point) for point in (m, n, o))
 
     @jax.jit
