@@ -126,7 +126,7 @@ def jump(control: Control, schedule: Schedule, z: Sample, t: Time, s: Time, *, s
 
     `substeps` Runge-Kutta steps where the control has a mixture.
     Raises: ValueError where substeps is not positive.
-    Theorems: controlled-is-exact-for-gaussians, controlled-puts-back-what-the-jump-left.
+    Theorems: controlled-is-exact-for-gaussians, controlled-puts-back-what-the-jump-left, jump-leaves-the-third-cumulant.
     """
     require(lambda substeps: substeps >= 1, "substeps must be positive", substeps=substeps)
     p, q = at(schedule, t), at(schedule, s)

@@ -17,7 +17,7 @@ CHAPTERS = (
     "path_algebra", "schedule_algebra", "symmetries", "forward", "closed_form", "estimation", "reverse_kernels",
     "reverse", "reverse_flows", "first_order", "solver_exactness", "solver_algebra", "solver_families", "solver_variants",
     "solver_grids", "stochastic_steps", "edm_steps", "sampler_laws", "sampler_orders", "solver_orders",
-    "controlled_solvers", "stochastic_solvers", "sampler_compositions", "sampler_contract",
+    "controlled_solvers", "controlled_laws", "stochastic_solvers", "sampler_compositions", "sampler_contract",
     "edm_algebra", "data_parallel", "errata",
 )  # fmt: skip
 
