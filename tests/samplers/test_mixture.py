@@ -1,5 +1,6 @@
 """The fitted mixture: what it finds, when it finds none, and what is refused."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -18,6 +19,11 @@ from diffeq_gen.samplers.mixture import (
     nearest_centre,
     responsibilities,
 )
+
+WEIGHTS = np.array([0.2, 0.5, 0.3])
+MEANS = np.array([[1.0, -0.5, 2.0], [0.0, 0.3, -1.0], [-2.0, 1.0, 0.5]])
+COVS = np.stack([a @ a.T for a in np.random.default_rng(1).standard_normal((3, 3, 4))])
+ROWS = np.random.default_rng(2).standard_normal((9, 3)) * [2.0, 1.0, 0.5] + [0.5, 0.0, -0.3]
 
 
 def clusters(n=2000):
@@ -63,6 +69,22 @@ def test_denoised_without_noise_is_the_sample_and_with_all_of_it_the_mean():
     np.testing.assert_allclose(denoise_components(known, y, jnp.float32(1e6)), jnp.tile(mean, (5, 1)), atol=1e-4)
 
 
+@pytest.mark.parametrize(("dtype", "rtol"), [("float64", 1e-10), ("float32", 1e-4)])
+def test_denoised_is_bayes_rule_with_the_densities_of_scipy(dtype, rtol):
+    """x0_hat = sum_k r_k (m_k + S_k (S_k + rho^2 I)^{-1} (y - m_k)), r_k as w_k N(y; m_k, S_k + rho^2 I)."""
+    ratio = 0.7
+    wide = COVS + ratio**2 * np.eye(3)
+    joint = np.stack([w * multivariate_normal(m, s).pdf(ROWS) for w, m, s in zip(WEIGHTS, MEANS, wide, strict=True)])
+    each = np.stack([m + (ROWS - m) @ np.linalg.solve(s, c) for m, s, c in zip(MEANS, wide, COVS, strict=True)])
+    with jax.enable_x64(dtype == "float64"):
+        variances, bases = np.linalg.eigh(COVS)
+        known = Components(*(jnp.asarray(leaf, dtype) for leaf in (WEIGHTS, MEANS, bases, variances)))
+        found = denoise_components(known, jnp.asarray(ROWS, dtype), jnp.asarray(ratio, dtype))
+        np.testing.assert_allclose(
+            found, np.sum((joint / joint.sum(0))[..., None] * each, axis=0), rtol=rtol, atol=rtol / 10
+        )
+
+
 @pytest.mark.parametrize(
     ("leaves", "message"),
     [
@@ -80,12 +102,6 @@ def test_bad_components_are_named(leaves, message):
 def test_points_must_be_rows():
     with pytest.raises(ValueError, match=r"points must be \(n, d\), got points=\(3,\)"):
         fit(np.zeros(3))
-
-
-WEIGHTS = np.array([0.2, 0.5, 0.3])
-MEANS = np.array([[1.0, -0.5, 2.0], [0.0, 0.3, -1.0], [-2.0, 1.0, 0.5]])
-COVS = np.stack([a @ a.T for a in np.random.default_rng(1).standard_normal((3, 3, 4))])
-ROWS = np.random.default_rng(2).standard_normal((9, 3)) * [2.0, 1.0, 0.5] + [0.5, 0.0, -0.3]
 
 
 def test_the_expectation_is_bayes_rule_with_the_densities_of_scipy():
