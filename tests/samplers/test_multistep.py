@@ -13,7 +13,7 @@ from diffeq_gen.samplers import ddim, er_sde, exponential, law, lms, multistep, 
 from diffeq_gen.samplers.interpolation import RULES
 from diffeq_gen.samplers.multistep import er_sde_noise
 from diffeq_gen.schedules import Cosine, Flow, at
-from tests.samplers.quadrature import Route, multistep_by_quadrature
+from tests.samplers.quadrature import Route, multistep_by_quadrature, still
 
 KEY = jax.random.key(0)
 WORLD = exact.Mixture(np.array([0.25, 0.75]), np.array([[-1.0, 0.5], [1.0, 0.0]]), 0.1 * np.stack([np.eye(2)] * 2))
@@ -190,12 +190,22 @@ def test_every_step_is_the_integral_of_the_polynomial_through_its_values(name):
     known = multistep_by_quadrature(lambda z, t: 0.5 * np.sin(z) + t, route, times, z, noise, **options)
     with jax.enable_x64(True):
         sampler = make(lambda z, t: 0.5 * jnp.sin(z) + t, Cosine())
-        assert sampler.fewest == options["order"]
+        order, corrector = options["order"], options.get("corrector", False)
+        assert (sampler.fewest, sampler.noises) == (order, int(np.any(route.noise(np.ones(2)) != 0)))
         state, memory = jnp.asarray(z), sampler.init(jnp.asarray(z))
+        assert len(memory.values) == order - 1 + corrector and memory.plain.size == 2 * corrector
         for t, s, eps, expected in zip(times[:-1], times[1:], noise, known, strict=True):
             rows = jnp.asarray(eps)[None][: sampler.noises]
             state, memory = sampler.step(rows, memory, state, jnp.asarray(t), jnp.asarray(s))
             np.testing.assert_allclose(state, expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("noise", [still, lambda log_snr: -log_snr])
+def test_a_noise_that_does_not_rise_is_none(noise):
+    schedule, times, z = Cosine(), clocks.uniform(3, first=0.9, last=0.2), jnp.array([0.5, -1.0])
+    denoise = lambda z, t: 0.5 * jnp.sin(z) + t  # noqa: E731
+    known = sample(KEY, multistep(denoise, schedule), z, times)
+    np.testing.assert_allclose(sample(KEY, er_sde(denoise, schedule, noise=noise), z, times), known, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("variant", "weight"), [("bh1", lambda h: h**2 / 2), ("bh2", lambda h: -h * np.expm1(-h) / 2)])
