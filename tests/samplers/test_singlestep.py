@@ -148,6 +148,7 @@ def test_it_comes_nearer_than_ddim(order, rule):
         ({"r1": 0.0}, r"stages must rise within \(0, 1\], got r1=0.0"),
         ({"r1": 1.5}, r"stages must rise within \(0, 1\], got r1=1.5"),
         ({"order": 3, "r1": 0.7}, r"stages must rise within \(0, 1\], got r1=0.7, last=0.66"),
+        ({"order": 3, "r1": 0.7, "r2": 0.7}, r"stages must rise within \(0, 1\], got r1=0.7, last=0.7"),
         ({"order": 3, "r2": 1.2}, r"stages must rise within \(0, 1\], got r1=0.33\d*, last=1.2"),
     ],
 )
