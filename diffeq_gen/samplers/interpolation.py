@@ -42,7 +42,7 @@ def phis(n: int, w: jax.Array) -> list[jax.Array]:
     Theorems: phi-functions.
     """
     near = jnp.abs(w) <= SERIES_RADIUS
-    small, large = jnp.where(near, w, 1), jnp.where(near, SERIES_RADIUS + 1, w)
+    small, large = jnp.where(near, w, SERIES_RADIUS), jnp.where(near, SERIES_RADIUS, w)
     series = jnp.zeros_like(w)
     for j in reversed(range(SERIES_TERMS)):
         series = series * small + 1 / math.factorial(n + j)
@@ -172,13 +172,12 @@ def integral(
         for other in nodes[:k]:
             seen = seen & (node != other)
         known.append(seen)
-    y = [
-        jnp.zeros_like(moments[0]),
-        *(jnp.where(seen, node, 2.0 + k) for k, (seen, node) in enumerate(zip(known, nodes, strict=True))),
-    ]
+    origin = jnp.zeros_like(moments[0])
+    y = [origin, *(jnp.where(seen, node, 0) for seen, node in zip(known, nodes, strict=True))]
     differences, basis, total = list(values), [1.0], jnp.zeros_like(values[0])
     for k in range(1, count + 1):
-        differences = [(b - a) / (y[i + k] - y[i]) for i, (a, b) in enumerate(pairwise(differences))]
+        gaps = [jnp.where(seen, high - low, 1) for seen, low, high in zip(known[k - 1 :], y, y[k:], strict=False)]
+        differences = [(b - a) / gap for (a, b), gap in zip(pairwise(differences), gaps, strict=True)]
         basis = [low - y[k - 1] * high for low, high in zip([0.0, *basis], [*basis, 0.0], strict=True)]
         weight = sum(part * moment for part, moment in zip(basis, moments, strict=False))
         if k == 1 and pair is not None:

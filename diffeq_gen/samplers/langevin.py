@@ -52,14 +52,14 @@ def langevin(
     noise are as snr : 1, delta = 2 (snr |eps|/|score|)^2: their rule without its factor alpha, each sample with its own,
     undefined where the score is zero.
     With log_prob(z, t), where it is known, the step is Metropolis-adjusted (MALA): it keeps p_s exactly, asks twice for the
-    denoiser and for a second row of noise.  Over a falling grid it is annealed Langevin dynamics; for several steps at each
-    time, and after a predictor, see `corrected`.  At sigma_s = 0 nothing moves.
+    denoiser and for a second row of noise, whose first number decides.  Over a falling grid it is annealed Langevin
+    dynamics; for several steps at each time, and after a predictor, see `corrected`.  At sigma_s = 0 nothing moves.
     Raises: ValueError where size or snr is not positive, or log_prob comes with snr, whose delta depends on the noise.
     Theorems: ula-bias, langevin-signal-to-noise, metropolis-detailed-balance, metropolis-step-is-reversible,
     predictor-then-corrector.
     """
     require(lambda size: size > 0, "size must be positive", size=size)
-    require(lambda snr: snr > 0, "snr must be positive", snr=1.0 if snr is None else snr)
+    require(lambda snr: snr is None or snr > 0, "snr must be positive", snr=snr)
     adjusted = log_prob is not None
     require(lambda adjusted: not adjusted or snr is None, "log_prob needs size, not snr", log_prob=adjusted)
 

@@ -3,7 +3,8 @@
     r_ik  = w_k N(y_i; m_k, S_k) / sum_l w_l N(y_i; m_l, S_l)
     w_k   = mean_i r_ik,    m_k = sum_i r_ik y_i / sum_i r_ik,    S_k = (sum_i r_ik (y_i - m_k)(y_i - m_k)^T + a S) / (sum_i r_ik + a)
 
-S is the covariance within components, a = d/2 the points it is worth.  The number of components is doubled as long as that
+S is the covariance within components, a = d/2 the points it is worth.  It starts from centres far apart (k-means++) after some
+rounds of Lloyd's, in which a point belongs to its nearest centre alone.  The number of components is doubled as long as that
 makes a fifth of the points, held out, likelier, and leaves 8 d points to each: it stays at one, the plain Gaussian, where no
 mixture is affordable.
 """
@@ -14,9 +15,21 @@ import numpy as np
 
 from diffeq_gen.types import dot, pytree, require
 
-__all__ = ["Components", "denoise_components", "fit"]
+__all__ = [
+    "Components",
+    "centres_apart",
+    "denoise_components",
+    "expectation_maximised",
+    "fit",
+    "held_out",
+    "log_joint",
+    "maximised",
+    "nearest_centre",
+    "responsibilities",
+]
 
 ROUNDS = 40
+LLOYD_ROUNDS = 20
 POINTS_PER_DIMENSION = 8
 FLOOR = 1e-3
 """The smallest std of a component, in units of that of all points."""
@@ -38,7 +51,7 @@ class Components:
     def __post_init__(self) -> None:
         shapes = [jnp.shape(leaf) for leaf in (self.weights, self.means, self.bases, self.variances)]
         require(lambda weights, means, bases, variances: len(means) == 2 and weights == means[:1]
-                and bases == (*means, means[-1]) and variances == means,
+                and bases == (*means, *means[1:]) and variances == means,
                 "weights, means, bases and variances must be (k,), (k, d), (k, d, d) and (k, d)",
                 weights=shapes[0], means=shapes[1], bases=shapes[2], variances=shapes[3])  # fmt: skip
         require(lambda weights: weights > 0, "weights must be positive", weights=self.weights)
@@ -63,64 +76,97 @@ def denoise_components(known: Components, y: jax.Array, ratio: jax.Array) -> jax
 def fit(points: np.ndarray, *, seed: int = 0, most: int = 64) -> Components | None:
     """A mixture of 2, 4, ... `most` components of the law of points (n, d), or None where one Gaussian is as good.
 
+    Fewer where fewer points differ, or some are left without points.
     Raises: ValueError where points is not of shape (n, d).
     """
     require(lambda shape: len(shape) == 2, "points must be (n, d)", points=np.shape(points))
     rows = np.random.default_rng(seed).permutation(np.asarray(points, np.float64))
-    n, d = rows.shape
-    train, held = rows[: n - n // 5], rows[n - n // 5 :]
-    likelihood, k = -np.inf, 1
-    while k <= most and n >= POINTS_PER_DIMENSION * d * k:
-        before, likelihood = likelihood, np.mean(_log_sum(_logits(held, *_maximise(train, k, seed))))
-        if likelihood <= before:
+    (n, d), (train, held) = rows.shape, held_out(rows)
+    best, found, k = -np.inf, 1, 1
+    while k <= most and n >= POINTS_PER_DIMENSION * d * k and np.ptp(rows, axis=0).any():
+        joint = log_joint(held, *expectation_maximised(np.random.default_rng(seed), train, k))
+        likelihood = np.mean(np.logaddexp.reduce(joint, axis=1))
+        if likelihood <= best:
             break
-        k *= 2
-    if k <= 2:
+        best, found, k = likelihood, k, 2 * k
+    if found == 1:
         return None
-    weights, means, covs = _maximise(rows, k // 2, seed)
+    weights, means, covs = expectation_maximised(np.random.default_rng(seed), rows, found)
     variances, bases = np.linalg.eigh(covs)
     return Components(weights, means, bases, variances)
 
 
-def _maximise(rows: np.ndarray, k: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(weights, means, covs) after ROUNDS of the two steps, from centres far apart (k-means++, Arthur & Vassilvitskii 2007)."""
-    rng, (n, d) = np.random.default_rng(seed), rows.shape
-    floor = FLOOR**2 * np.mean(np.var(rows, axis=0)) * np.eye(d)
-    means = rows[rng.integers(n)][None]
-    while len(means) < k:
-        nearest = np.min(_distances(rows, means), axis=1)
-        means = np.concatenate([means, rows[rng.choice(n, p=nearest / nearest.sum())][None]])
-    for _ in range(20):
-        r = np.eye(k)[np.argmin(_distances(rows, means), axis=1)]
-        means = (r.T.dot(rows) + 1e-9 * means) / (r.sum(0)[:, None] + 1e-9)
+def held_out(rows: np.ndarray) -> list[np.ndarray]:
+    """(the first rows, the last fifth of them)."""
+    return np.split(rows, [len(rows) - len(rows) // 5])
+
+
+Parts = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Weights (k,), means (k, d) and covariances (k, d, d)."""
+
+
+def expectation_maximised(rng: np.random.Generator, rows: np.ndarray, k: int) -> Parts:
+    """(weights, means, covs) of k components at most, after ROUNDS of the two steps from the start."""
+    means = centres_apart(rng, rows, k)
+    for _ in range(LLOYD_ROUNDS):
+        r = nearest_centre(rows, means)
+        means = _means(rows, r)
     for _ in range(ROUNDS):
-        mass = r.sum(0) + 1e-9
-        weights, means = mass / mass.sum(), (r.T.dot(rows) + 1e-9 * rows.mean(0)) / mass[:, None]
-        scatter = np.stack(
-            [(rows - mean).T.dot((rows - mean) * one[:, None]) for mean, one in zip(means, r.T, strict=True)]
-        )
-        within = scatter.sum(0) / n
-        covs = (scatter + d / 2 * within) / (mass[:, None, None] + d / 2) + floor
-        logits = _logits(rows, weights, means, covs)
-        r = np.exp(logits - _log_sum(logits)[:, None])
-    return weights, means, covs
+        parts = maximised(rows, r)
+        r = responsibilities(rows, *parts)
+    return parts
 
 
-def _logits(rows: np.ndarray, weights: np.ndarray, means: np.ndarray, covs: np.ndarray) -> np.ndarray:
-    """log w_k N(rows; m_k, S_k) without the constant: shape (n, k)."""
+def centres_apart(rng: np.random.Generator, rows: np.ndarray, k: int) -> np.ndarray:
+    """k rows, each drawn with chances as |row - nearest of those before|^2; fewer where fewer differ.  Arthur & Vassilvitskii 2007."""
+    centres = rows[rng.integers(len(rows))][None]
+    nearest = _squares(rows, centres[-1])
+    while len(centres) < k and nearest.any():
+        centres = np.concatenate([centres, rows[rng.choice(len(rows), p=nearest / nearest.sum())][None]])
+        nearest = np.minimum(nearest, _squares(rows, centres[-1]))
+    return centres
+
+
+def nearest_centre(rows: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    """r_ik = 1 for the centre that is nearest to row i, 0 for the others; a centre that is nearest to none is left out."""
+    squares = np.stack([_squares(rows, centre) for centre in centres], axis=1)
+    r = np.eye(len(centres))[np.argmin(squares, axis=1)]
+    return r[:, r.any(axis=0)]
+
+
+def maximised(rows: np.ndarray, r: np.ndarray) -> Parts:
+    """(w, m, S) of the responsibilities r, shape (n, k): w_k = mean_i r_ik, ...; a component that none answers to is left out.
+
+    Added to each S_k is FLOOR^2 of the mean variance of the rows.
+    """
+    n, d = rows.shape
+    r = r[:, 1 + r.mean(axis=0) > 1]  # a weight below rounding
+    mass, means, worth = r.sum(axis=0), _means(rows, r), d / 2
+    scatter = np.stack(
+        [(rows - mean).T.dot((rows - mean) * one[:, None]) for mean, one in zip(means, r.T, strict=True)]
+    )
+    shrunk = (scatter + worth * scatter.sum(axis=0) / n) / (mass + worth)[:, None, None]
+    return mass / mass.sum(), means, shrunk + FLOOR**2 * np.mean(np.var(rows, axis=0)) * np.eye(d)
+
+
+def responsibilities(rows: np.ndarray, weights: np.ndarray, means: np.ndarray, covs: np.ndarray) -> np.ndarray:
+    """r_ik = w_k N(y_i; m_k, S_k) / sum_l w_l N(y_i; m_l, S_l), shape (n, k)."""
+    joint = log_joint(rows, weights, means, covs)
+    return np.exp(joint - np.logaddexp.reduce(joint, axis=1)[:, None])
+
+
+def log_joint(rows: np.ndarray, weights: np.ndarray, means: np.ndarray, covs: np.ndarray) -> np.ndarray:
+    """log w_k N(y_i; m_k, S_k), shape (n, k)."""
     parts = []
     for weight, mean, (variance, basis) in zip(weights, means, map(np.linalg.eigh, covs), strict=True):
-        energy = np.sum((rows - mean).dot(basis) ** 2 / variance + np.log(variance), axis=1)
-        parts.append(np.log(weight) - energy / 2)
+        energy = (rows - mean).dot(basis) ** 2 / variance + np.log(2 * np.pi * variance)
+        parts.append(np.log(weight) - np.sum(energy, axis=1) / 2)
     return np.stack(parts, axis=1)
 
 
-def _log_sum(logits: np.ndarray) -> np.ndarray:
-    top = logits.max(1)
-    return top + np.log(np.sum(np.exp(logits - top[:, None]), axis=1))
+def _means(rows: np.ndarray, r: np.ndarray) -> np.ndarray:
+    return r.T.dot(rows) / r.sum(axis=0)[:, None]
 
 
-def _distances(rows: np.ndarray, means: np.ndarray) -> np.ndarray:
-    """|row - mean|^2, shape (n, k)."""
-    products = rows.dot(means.T)
-    return np.maximum(np.sum(rows**2, 1)[:, None] - 2 * products + np.sum(means**2, 1)[None], 0)
+def _squares(rows: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    return np.sum((rows - centre) ** 2, axis=1)

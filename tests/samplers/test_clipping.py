@@ -25,6 +25,14 @@ def test_the_quantile_is_of_all_entries_of_one_sample(precision):
     np.testing.assert_array_equal(clipped(said, bound=0.5)(x0, 0.5), np.clip(x0, -0.5, 0.5))
 
 
+def test_what_is_left_out_is_what_the_signature_says():
+    x0 = jnp.linspace(-3.0, 2.0, 1001)
+    np.testing.assert_array_equal(clipped(said)(x0, 0.5), np.clip(x0, -1, 1))
+    s = np.quantile(np.abs(x0), 0.995)
+    np.testing.assert_allclose(thresholded(said)(x0, 0.5), np.clip(x0, -s, s) / s, rtol=1e-6)
+    np.testing.assert_array_equal(thresholded(said)(x0 / 10, 0.5), x0 / 10)
+
+
 def test_many_samples_are_vmap_and_each_has_its_own_quantile():
     x0 = jnp.stack([jnp.linspace(-1, 1, 5), jnp.linspace(-8, 8, 5)])
     cut = jax.vmap(lambda z: thresholded(said, share=1.0)(z, 0.5))(x0)
@@ -45,6 +53,7 @@ def test_any_sampler_takes_one_and_its_slope_is_finite_at_zero_too():
     [
         (lambda: clipped(None, bound=0.0), "bound must be positive, got bound=0.0"),
         (lambda: thresholded(None, bound=-1.0), "bound must be positive, got bound=-1.0"),
+        (lambda: thresholded(None, share=-0.1), r"share must lie in \[0, 1\], got share=-0.1"),
         (lambda: thresholded(None, share=99.5), r"share must lie in \[0, 1\], got share=99.5"),
     ],
 )

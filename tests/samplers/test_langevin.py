@@ -58,7 +58,9 @@ def test_what_is_left_out_is_what_the_signature_says():
 
 @pytest.mark.parametrize(("eps", "size"), [([1.5, -2.0], 1.2), ([-1.5, 0.25], 0.8), ([2.5, 2.0], 0.5)])
 def test_a_proposal_is_taken_with_the_chance_of_hastings_and_no_other(eps, size):
-    """The densities of the proposal are those of `jax.scipy`; the uniform number is moved to either side of the chance."""
+    """The densities of the proposal are those of `jax.scipy`; the uniform number is moved to either side of the chance.
+
+    It is made of the first number of the second row."""
     q = at(SCHEDULE, jnp.asarray(S))
     delta, norm = size * q.sigma**2, jax.scipy.stats.norm.logpdf
     score = lambda z: exact.score(WORLD, z, q)  # noqa: E731
@@ -72,7 +74,7 @@ def test_a_proposal_is_taken_with_the_chance_of_hastings_and_no_other(eps, size)
     assert 1e-6 < chance < 1
     for factor, end in ((1 - 1e-6, y), (1 + 1e-6, z)):
         drawn = jax.scipy.special.ndtri(jnp.asarray(chance * factor))
-        np.testing.assert_allclose(step(sampler, jnp.stack([eps, jnp.full(2, drawn)])), end, rtol=1e-12)
+        np.testing.assert_allclose(step(sampler, jnp.stack([eps, drawn * jnp.asarray([1.0, -1.0])])), end, rtol=1e-12)
 
 
 def test_adjusted_steps_rest_at_the_target_where_plain_ones_do_not():
@@ -117,6 +119,7 @@ def test_annealed_over_a_grid_it_goes_from_noise_to_data():
     [
         ({"size": 0.0}, "size must be positive, got size=0.0"),
         ({"snr": -1.0}, "snr must be positive, got snr=-1.0"),
+        ({"snr": 0.0}, "snr must be positive, got snr=0.0"),
         ({"snr": 0.1, "log_prob": log_prob}, "log_prob needs size, not snr"),
     ],
 )

@@ -11,7 +11,9 @@ import pytest
 from diffeq_gen import clocks, exact
 from diffeq_gen.samplers import ddim, er_sde, exponential, law, lms, multistep, sample, singlestep, unipc
 from diffeq_gen.samplers.interpolation import RULES
+from diffeq_gen.samplers.multistep import er_sde_noise
 from diffeq_gen.schedules import Cosine, Flow, at
+from tests.samplers.quadrature import Route, multistep_by_quadrature, still
 
 KEY = jax.random.key(0)
 WORLD = exact.Mixture(np.array([0.25, 0.75]), np.array([[-1.0, 0.5], [1.0, 0.0]]), 0.1 * np.stack([np.eye(2)] * 2))
@@ -155,6 +157,85 @@ def test_a_corrector_of_noise_holds_the_noise_while_the_state_is_corrected():
     between = eps0 + np.outer((level - low) / (high - low), eps1 - eps0)
     corrected = a1 * (z / a0 - (high - low) / 2 * np.sum((weights * np.exp(-level))[:, None] * between, axis=0))
     np.testing.assert_allclose(end, a2 / a1 * corrected + (s2 - a2 * s1 / a1) * eps1, rtol=1e-12)
+
+
+ER_SDE = Route("data", lambda log_snr: -2 * np.log(np.exp(np.exp(-0.15 * log_snr)) + 10))
+BY_QUADRATURE = {
+    "default": (multistep, Route("data"), {"order": 2}),
+    "lms": (lms, Route("slope"), {"order": 4}),
+    "er_sde": (er_sde, ER_SDE, {"order": 2}),
+    "er_sde of order 3": (lambda f, s: er_sde(f, s, order=3), ER_SDE, {"order": 3}),
+}
+BY_QUADRATURE |= {
+    f"{rule} {order}{' corrected' * corrector} {eta}": (
+        lambda f, s, rule=rule, order=order, corrector=corrector, eta=eta: multistep(
+            f, s, order=order, rule=rule, corrector=corrector, eta=eta
+        ),
+        Route(rule, lambda log_snr, eta=eta: eta**2 * log_snr),
+        {"order": order, "corrector": corrector},
+    )
+    for rule, order, corrector, eta in (
+        ("data", 3, False, 0.7), ("data", 2, True, 0.7), ("data", 3, True, 0.0), ("noise", 3, True, 0.0), ("slope", 2, True, 0.0),
+        ("signal", 4, False, 0.0), ("signal", 1, True, 0.0),
+    )
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BY_QUADRATURE)
+def test_every_step_is_the_integral_of_the_polynomial_through_its_values(name):
+    """From the first step, of which no past is known, to one that knows all it can; the noise of each is its own."""
+    make, route, options = BY_QUADRATURE[name]
+    times, z = np.array([0.85, 0.7, 0.6, 0.4, 0.3, 0.1]), np.array([0.5, -1.0])
+    noise = np.random.default_rng(0).standard_normal((5, 2))
+    known = multistep_by_quadrature(lambda z, t: 0.5 * np.sin(z) + t, route, times, z, noise, **options)
+    with jax.enable_x64(True):
+        sampler = make(lambda z, t: 0.5 * jnp.sin(z) + t, Cosine())
+        order, corrector = options["order"], options.get("corrector", False)
+        assert (sampler.fewest, sampler.noises) == (order, int(np.any(route.noise(np.ones(2)) != 0)))
+        state, memory = jnp.asarray(z), sampler.init(jnp.asarray(z))
+        assert len(memory.values) == order - 1 + corrector and memory.plain.size == 2 * corrector
+        for t, s, eps, expected in zip(times[:-1], times[1:], noise, known, strict=True):
+            rows = jnp.asarray(eps)[None][: sampler.noises]
+            state, memory = sampler.step(rows, memory, state, jnp.asarray(t), jnp.asarray(s))
+            np.testing.assert_allclose(state, expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("noise", [still, lambda log_snr: -log_snr])
+def test_a_noise_that_does_not_rise_is_none(noise):
+    schedule, times, z = Cosine(), clocks.uniform(3, first=0.9, last=0.2), jnp.array([0.5, -1.0])
+    denoise = lambda z, t: 0.5 * jnp.sin(z) + t  # noqa: E731
+    known = sample(KEY, multistep(denoise, schedule), z, times)
+    np.testing.assert_allclose(sample(KEY, er_sde(denoise, schedule, noise=noise), z, times), known, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("variant", "weight"), [("bh1", lambda h: h**2 / 2), ("bh2", lambda h: -h * np.expm1(-h) / 2)])
+def test_unipc_weights_its_difference_by_h_or_by_the_exponential(variant, weight):
+    """Zhao et al. 2023, with B(h) = h or e^h - 1 as it is where x0_hat is predicted; where nothing is said it is the latter."""
+    with jax.enable_x64(True):
+        schedule, z = Cosine(), jnp.asarray([0.5, -1.0])
+        denoise, times = lambda z, t: 0.5 * jnp.sin(z) + t, [jnp.asarray(t) for t in (0.7, 0.5, 0.45)]
+        made = unipc(denoise, schedule, variant=variant)
+        middle, memory = made.step(z[:0], made.init(z), z, *times[:2])
+        _, later = made.step(z[:0], memory, middle, *times[1:])
+        plain = ddim(denoise, schedule).step(z[:0], (), z, *times[:2])[0]
+        before, now = denoise(z, times[0]), denoise(middle, times[1])
+        h = (Route.log_snr(0.5) - Route.log_snr(0.7)) / 2
+        corrected = plain + schedule(times[1])[0] * weight(h) * (now - before) / h
+        held = schedule(times[2])[1] / schedule(times[1])[1]
+        known = held * corrected + (schedule(times[2])[0] - held * schedule(times[1])[0]) * now
+        np.testing.assert_allclose(later.plain, known, rtol=1e-12)
+        if variant == "bh2":
+            silent = unipc(denoise, schedule)
+            assert silent.fewest == 2
+            np.testing.assert_array_equal(silent.step(z[:0], memory, middle, *times[1:])[1].plain, later.plain)
+
+
+@pytest.mark.parametrize("rho", [1e-3, 0.2, 1.0, 30.0])
+def test_the_noise_scale_of_er_sde_is_theirs(rho):
+    """phi = rho e^{-N/2} = rho (e^{rho^0.3} + 10), rho = sigma/alpha."""
+    with jax.enable_x64(True):
+        log_snr = jnp.asarray(-2 * np.log(rho))
+        np.testing.assert_allclose(np.exp(-er_sde_noise(log_snr) / 2), np.exp(rho**0.3) + 10, rtol=1e-12)
 
 
 def test_one_trace_for_any_number_of_calls():

@@ -7,7 +7,9 @@ import pytest
 
 from diffeq_gen import clocks, exact
 from diffeq_gen.samplers import ddim, exponential, sample, singlestep
+from diffeq_gen.samplers.singlestep import embedded
 from diffeq_gen.schedules import Cosine, Flow
+from tests.samplers.quadrature import Route, singlestep_by_quadrature
 
 KEY = jax.random.key(0)
 WORLD = exact.Mixture(np.array([0.25, 0.75]), np.array([[-1.0, 0.5], [1.0, 0.0]]), 0.1 * np.stack([np.eye(2)] * 2))
@@ -72,6 +74,56 @@ def test_with_noise_too_it_is_first_order_at_the_ends(order, schedule):
     assert bool(jnp.all(jnp.isfinite(jax.jacrev(run)(jnp.asarray(Z)))))
 
 
+@pytest.mark.parametrize(
+    ("order", "rule", "eta", "shares"),
+    [(2, "data", 0.0, None), (2, "noise", 0.0, None), (3, "noise", 0.0, None), (3, "data", 0.7, None), (2, "data", 1.0, (0.3,)),
+     (3, "data", 0.0, (0.2, 0.9)), (3, "noise", 0.0, (0.5, 1.0))],
+)  # fmt: skip
+def test_every_state_is_the_integral_of_the_polynomial_through_the_values_before(order, rule, eta, shares):
+    """That of each stage is seen in what is asked there; the noise is one Brownian path that all lie on."""
+    asked, where = [], [0.8, 0.3]
+    noise = np.random.default_rng(0).standard_normal((order, 2))
+    route = Route(rule, lambda log_snr: eta**2 * log_snr)
+    plain = lambda z, t: 0.5 * np.sin(z) + t  # noqa: E731
+    known = singlestep_by_quadrature(
+        plain, route, *where, Z.astype(float), noise, shares=shares or ((1 / 2,) if order == 2 else (1 / 3, 2 / 3))
+    )
+
+    def denoise(z, t):
+        asked.append((np.asarray(z), float(t)))
+        return 0.5 * jnp.sin(z) + t
+
+    with jax.enable_x64(True):
+        options = {} if shares is None else dict(zip(("r1", "r2"), shares, strict=False))
+        sampler = singlestep(denoise, Cosine(), order=order, rule=rule, eta=eta, **options)
+        assert sampler.noises == (order if eta else 0) and sampler.fewest == 1
+        end, _ = sampler.step(jnp.asarray(noise), (), jnp.asarray(Z, float), *map(jnp.asarray, where))
+        np.testing.assert_allclose(np.stack([z for z, _ in asked[1:]] + [end]), known, rtol=1e-9)
+        if eta == 0:
+            states = embedded(denoise, Cosine(), shares or ((1 / 2,) if order == 2 else (1 / 3, 2 / 3)), rule=rule)
+            every = states(jnp.asarray(Z, float), *map(jnp.asarray, where))
+            assert len(every) == order
+            np.testing.assert_array_equal(every[-1], end)
+            first = ddim(denoise, Cosine()).step(None, (), jnp.asarray(Z, float), *map(jnp.asarray, where))[0]
+            np.testing.assert_allclose(every[0], first, rtol=1e-12)
+
+
+def test_what_is_left_out_is_what_the_signature_says():
+    with jax.enable_x64(True):
+        denoise = lambda z, t: 0.5 * jnp.sin(z) + t  # noqa: E731
+        move = lambda **options: singlestep(denoise, Cosine(), **options).step(None, (), *args)[0]  # noqa: E731
+        args = jnp.asarray(Z, float), jnp.asarray(0.8), jnp.asarray(0.3)
+        np.testing.assert_array_equal(move(), move(order=2, rule="data", r1=0.5, two_point="exact", eta=0.0))
+        np.testing.assert_array_equal(move(order=3), move(order=3, r1=1 / 3, r2=2 / 3))
+        first = embedded(denoise, Cosine(), (0.5,))(*args)
+        for one, other in zip(
+            first, embedded(denoise, Cosine(), (0.5,), two_point="exact", fewest=1)(*args), strict=True
+        ):
+            np.testing.assert_array_equal(one, other)
+        last = embedded(denoise, Cosine(), (1 / 3, 2 / 3), fewest=3)(*args)
+        np.testing.assert_array_equal(last, [move(order=3)])
+
+
 @pytest.mark.parametrize(("order", "rule"), CASES)
 def test_it_comes_nearer_than_ddim(order, rule):
     schedule = Cosine()
@@ -96,6 +148,7 @@ def test_it_comes_nearer_than_ddim(order, rule):
         ({"r1": 0.0}, r"stages must rise within \(0, 1\], got r1=0.0"),
         ({"r1": 1.5}, r"stages must rise within \(0, 1\], got r1=1.5"),
         ({"order": 3, "r1": 0.7}, r"stages must rise within \(0, 1\], got r1=0.7, last=0.66"),
+        ({"order": 3, "r1": 0.7, "r2": 0.7}, r"stages must rise within \(0, 1\], got r1=0.7, last=0.7"),
         ({"order": 3, "r2": 1.2}, r"stages must rise within \(0, 1\], got r1=0.33\d*, last=1.2"),
     ],
 )
