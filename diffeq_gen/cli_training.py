@@ -133,7 +133,8 @@ def sample(
         steps: Steps of the grid.
         n: Pictures.
         seed: Of the noise.
-        grid: Steps equal in time or in log-snr; if left out, log-snr for solvers of high order, time for the others.
+        grid: Steps equal in time or in log-snr; if left out, log-snr for solvers of high order, time for the others;
+            controlled has times of its own.
     """
     import numpy as np
 

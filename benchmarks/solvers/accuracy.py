@@ -3,14 +3,13 @@
     python -m benchmarks.solvers.accuracy [--worlds digits spiral ...] [--starts 512] [--seed 1] [--json FILE]
     python -m benchmarks.solvers.accuracy --run runs/digits
 
-From z ~ N(0, 80^2 I) to sigma = 0.002 at alpha = 1; error: the rms over starts and dimensions, and the median start's,
-against 1,000 steps of the
-classical Runge-Kutta rule in log sigma (of a network: 125, which are 500 evaluations).  Peers: all of this library, each on the
-best of three grids (uniform in log-SNR, Karras rho = 7, uniform in flow time), the best of them all at each number of evaluations.
-`controlled` is run as it comes: `control_of` 4,000 draws of the world (of the digits: the thousand that the world is made of; of a
-network: what it was trained on), `jump`, `control_times`.  A seed makes the worlds, the draws and the starts; 0 is that on which
-the settings of `controlled` were chosen.  Worlds are in float64, a network in float32, whose samples are also compared with
-held-out data by their sliced Wasserstein distance.
+From z ~ N(0, 80^2 I) to sigma = 0.002 at alpha = 1; error: the rms over starts and dimensions, and the median start's, against
+1,000 steps of the classical Runge-Kutta rule in log sigma (of a network: 125, which are 500 evaluations).  Peers: all of this
+library, each on the best of three grids (uniform in log-SNR, Karras rho = 7, uniform in flow time), the best of them all at each
+number of evaluations.  `controlled` is run as it comes: `control_of` 4,000 draws of the world (of the digits: the thousand that
+the world is made of; of a network: what it was trained on), `jump`, `control_times`.  A seed makes the worlds, the draws and the
+starts; 0 is that on which the settings of `controlled` were chosen.  Worlds are in float64, a network in float32, whose samples
+are also compared with held-out data by their sliced Wasserstein distance.
 """
 
 import argparse

@@ -159,9 +159,9 @@ def controlled(
     twice that with the corrector.  A basis costs a few products with a d x d matrix a step, a diagonal next to nothing.
 
     `eta` > 0 solves the reverse SDE of that noise level, of which 1 is the forward process reversed, about the moments alone:
-    a control with a mixture is refused.  F / cos(theta)^{eta^2} is the polynomial.  Ten Gauss-Legendre nodes integrate
-    F against (sin u/sin theta_s)^{eta^2}: to rounding if eta = 1, or where
-    a step neither doubles theta nor halves what is left of it.
+    a control with a mixture is refused.  F / cos(theta)^{eta^2} is the polynomial, which ten
+    Gauss-Legendre nodes integrate against (sin u cos u/sin theta_s)^{eta^2}: to rounding if eta = 1, or where a step neither doubles
+    theta nor halves what is left of it.
     Raises: ValueError where order is not 1, 2 or 3, substeps is not positive, eta is negative, or eta > 0 meets a mixture.
     Theorems: controlled-is-exact-for-gaussians, controlled-puts-back-what-the-jump-left, controlled-is-adams-bashforth,
     controlled-ignores-the-scale, controlled-order, controlled-sde-solves-its-equation, controlled-sde-is-bayes-for-gaussians.
