@@ -20,7 +20,7 @@ from jax.extend import core
 from diffeq_gen.proof.either import apply as apply_primitive
 from diffeq_gen.proof.either import either as jnp
 from diffeq_gen.proof.either import is_traced
-from diffeq_gen.proof.pruning import CALLS, Program
+from diffeq_gen.proof.pruning import CALLS, Equation, Program
 from diffeq_gen.proof.rounding_arrays import ARRAYS
 from diffeq_gen.proof.rounding_linear import LINEAR, linear_solve
 from diffeq_gen.proof.rounding_ordinary import elementwise, mended, powers
@@ -31,6 +31,7 @@ __all__ = [
     "LOOPS",
     "apply",
     "arrays",
+    "attained",
     "as_float",
     "bounded",
     "cond",
@@ -124,6 +125,7 @@ def interpret(jaxpr: core.Jaxpr | Program, consts: Sequence[Any], args: Sequence
     """The jaxpr on balls: traced where an operand is, else at once by numpy, which keeps quiet about inf and nan."""
     env: dict[Any, Ball] = {}
     moved: dict[Any, float] = {}
+    extremes: dict[Any, core.JaxprEqn | Equation] = {}
 
     def read(v: Any) -> Ball:
         return literal(v.val, v.aval) if isinstance(v, core.Literal) else env[v]
@@ -132,10 +134,25 @@ def interpret(jaxpr: core.Jaxpr | Program, consts: Sequence[Any], args: Sequence
     env.update(zip(jaxpr.invars, args, strict=True))
     with np.errstate(all="ignore"):
         for eqn in jaxpr.eqns:
+            if eqn.primitive.name in ("max", "min"):
+                extremes[eqn.outvars[0]] = eqn
+            eqn = attained(eqn, extremes)
             balls = [fitted(ball) for ball in apply(eqn, [read(v) for v in eqn.invars])]
             balls = regrouped(eqn, balls, moved)
             env.update(zip(eqn.outvars, balls, strict=True))
     return [Ball(jnp.asarray(b.value), b.radius) for b in map(read, jaxpr.outvars)]
+
+
+def attained(eqn: core.JaxprEqn | Equation, extremes: dict[Any, Any]) -> core.JaxprEqn | Equation:
+    """x == max(x, y) is x >= y: what rounding did to x it did to both sides.  So asks the slope of a maximum, until jax 0.10."""
+    if eqn.primitive.name == "eq":
+        for x, most in (eqn.invars, eqn.invars[::-1]):
+            made = None if isinstance(most, core.Literal) else extremes.get(most)
+            if made is not None and any(x is v for v in made.invars):
+                primitive = lax.ge_p if made.primitive.name == "max" else lax.le_p
+                other = made.invars[1] if x is made.invars[0] else made.invars[0]
+                return Equation(primitive, eqn.params, (x, other), tuple(eqn.outvars))
+    return eqn
 
 
 def regrouped(eqn: core.JaxprEqn, balls: list[Ball], moved: dict[Any, float]) -> list[Ball]:

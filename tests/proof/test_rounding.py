@@ -269,6 +269,20 @@ def test_unknown_primitive_is_named() -> None:
         bounded(lambda x: jnp.abs(jnp.fft.rfft(x)))(jnp.ones(4))
 
 
+@pytest.mark.parametrize(("slope", "extreme"), [(1.0, jnp.maximum), (0.0, jnp.minimum)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_slope_of_an_extreme_is_decided(slope, extreme, turned) -> None:
+    """jax 0.10 asks whether x == max(x, y): what rounding did to x it did to both sides, and 3 x is well above one.
+
+    Where 3 x is one but for rounding, the slope may be that of either side.
+    """
+    pair = (lambda x: extreme(1.0, 3 * x)) if turned else lambda x: extreme(3 * x, 1.0)
+    derivative = lambda x: jax.jvp(pair, (x,), (jnp.ones_like(x),))[1]  # noqa: E731
+    value, bound = bounded(derivative)(jnp.asarray(0.7, jnp.float32))
+    assert value == 3 * slope and bound < 1e-6
+    assert bounded(derivative)(jnp.asarray(1 / 3, jnp.float32))[1] >= 1
+
+
 def test_exact_results_have_no_bound() -> None:
     """Integers, moves, exact infinities, products with zero and with powers of two; overflow is no exact infinity."""
     x = jnp.asarray([0.0, 1.5, -jnp.inf])
