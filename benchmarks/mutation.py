@@ -1,12 +1,14 @@
 """Do the proofs see a fault?  Plants one at a time in the mathematics and runs the tests that should fall.
 
-    python -m benchmarks.mutation [--files GLOB ...] [--jobs 2] [--json FILE] [--resume] [--sample N --seed K]
+    python -m benchmarks.mutation [--files GLOB ...] [--jobs 2] [--warm N] [--json FILE] [--resume] [--sample N --seed K]
 
 Per file (killed + timeout) / all, then each survivor with its line; what killed the others is in the JSON lines.
 
 One process imports jax, pytest and hypothesis; every mutant is a fork of it in which an import hook serves the faulty
 source, so that the source tree is never written to and no interpreter starts twice.  It forks before any JAX backend
 exists, which is when that is safe.  A selection must pass without a fault first; that run also sets the time limit.
+A fork may take `--warm` faults one after the other: it keeps every module that does not import the faulty one, and what JAX has
+compiled for it.  What caught its faults must pass there once more, without a fault, before it is believed.
 """
 
 import argparse
@@ -14,6 +16,8 @@ import ast
 import collections
 import contextlib
 import dataclasses
+import functools
+import gc
 import importlib
 import importlib.abc
 import importlib.machinery
@@ -52,6 +56,8 @@ THEOREMS = "property_tests/test_theorems.py"
 PRELOADED = ("numpy", "jax", "jax.numpy", "hypothesis", "pytest", "sympy", "mpmath")
 STRICT = ("-x", "-q", "--no-header", "-p", "no:xdist", "--assert=plain")
 """Plain asserts: pytest would rewrite every module of a package that has a plugin, and read it from its file to do so."""
+
+OURS = {"__main__", "benchmarks", "benchmarks.mutation", "benchmarks.mutators"}
 
 OUTCOMES = {0: "survived", 1: "killed", 2: "killed", 3: "killed", 4: "killed"}
 """By pytest's exit codes: 2 and 4 are errors at collection and in a conftest, which did not arise without the fault."""
@@ -160,86 +166,175 @@ class First:
         items.sort(key=lambda item: self.places.get(item.nodeid, len(self.places)))
 
 
-def child(root: Path, fault: Fault | None, tests: Sequence[str], first: Sequence[str], log: Path) -> None:
-    """The forked process: installs the fault, runs the tests, and leaves with pytest's exit code."""
+def child(root: Path, batch: Sequence["Task"], log: Path) -> None:
+    """The forked process: plants its faults one after the other, and writes a line on each; the last is on none of them."""
     os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with open(log, "w", encoding="utf-8") as out:
         os.dup2(out.fileno(), 1)
         os.dup2(out.fileno(), 2)
-    code = 3
     try:
         os.chdir(root)
         sys.path.insert(0, str(root))
         if "jax" in sys.modules:  # a run without a fault fills the cache of compiled code, a mutant only reads it
-            slower = 0.0 if fault is None else 1e9
+            slower = 0.0 if batch[0].fault is None else 1e9
             sys.modules["jax"].config.update("jax_persistent_cache_min_compile_time_secs", slower)
-        if fault is not None:
-            sys.meta_path.insert(0, Faulty(fault.module, root / fault.file, fault.mutant.source))
-        arguments = [*STRICT, "-o", f"cache_dir={log}.cache", *tests]
-        code = int(importlib.import_module("pytest").main(arguments, plugins=[First(first)]))
+        killers: list[str] = []
+        for task in batch:
+            told = planted(root, task, killers, log)
+            if told["killer"]:
+                killers[:] = [told["killer"], *(name for name in killers if name != told["killer"])]
+            with open(f"{log}.told", "a", encoding="utf-8") as file:
+                file.write(json.dumps(told) + "\n")
+        if len(batch) > 1 and killers:
+            forget(root, batch[-1].fault)
+            told = planted(root, Task(None, tuple(killers)), (), log)
+            with open(f"{log}.told", "a", encoding="utf-8") as file:
+                file.write(json.dumps(told) + "\n")
     except BaseException:
         traceback.print_exc()
+        sys.stdout.flush()
+        os._exit(3)
+    os._exit(0)
+
+
+def planted(root: Path, task: "Task", killers: Sequence[str], log: Path) -> dict[str, object]:
+    """Outcome, seconds and killer of one fault in this process, which is rid of it afterwards."""
+    start, before, finder = time.monotonic(), log.stat().st_size, None
+    if task.fault is not None:
+        forget(root, task.fault)
+        finder = Faulty(task.fault.module, root / task.fault.file, task.fault.mutant.source)
+        sys.meta_path.insert(0, finder)
+    arguments = [*STRICT, "-o", f"cache_dir={log}.cache", *task.tests]
+    try:
+        code = int(importlib.import_module("pytest").main(arguments, plugins=[First([*killers, *task.first])]))
+    except BaseException:
+        traceback.print_exc()
+        code = 3
     finally:
         sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        if finder is not None:
+            sys.meta_path.remove(finder)
+    text = log.read_bytes()[before:].decode("utf-8", errors="replace")
+    killer = re.search(r"^(?:FAILED|ERROR) (\S+)", text, re.MULTILINE)
+    gc.collect()
+    return {"code": code, "outcome": OUTCOMES.get(code, "error"), "seconds": round(time.monotonic() - start, 2),
+            "killer": killer[1] if killer else ""}  # fmt: skip
+
+
+def forget(root: Path, fault: Fault) -> None:
+    """Unloads the faulty module, all that import it, and the tests: whole folders of the package, since pages register in them."""
+    package = fault.module.split(".")[0]
+    loaded = {
+        name: Path(module.__file__)
+        for name, module in list(sys.modules.items())
+        if getattr(module, "__file__", None) and Path(module.__file__).is_relative_to(root) and name not in OURS
+    }
+    imports = {name: imported(path) for name, path in loaded.items()}
+    gone = {fault.module} | {name for name in loaded if name.split(".")[0] != package}
+    size = -1
+    while size < len(gone):
+        size = len(gone)
+        gone |= {name for name in loaded if imports[name] & gone}
+        folders = {".".join(name.split(".")[:2]) for name in gone if name.count(".") > 1}
+        gone |= {name for name in loaded if ".".join(name.split(".")[:2]) in folders}
+    for name in gone & set(sys.modules):
+        del sys.modules[name]
+        parent, _, last = name.rpartition(".")
+        if hasattr(sys.modules.get(parent), last):
+            delattr(sys.modules[parent], last)
+
+
+@functools.cache
+def imported(path: Path) -> frozenset[str]:
+    """Every module that a file may import anywhere in its text, and the packages that are imported with it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return frozenset(names | {name[:i] for name in names for i, letter in enumerate(name) if letter == "."})
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A fault, the tests to ask, those to begin with, and the seconds that they may take."""
+
+    fault: Fault | None
+    tests: tuple[str, ...]
+    first: tuple[str, ...] = ()
+    limit: float = 900.0
 
 
 @dataclasses.dataclass
 class Running:
-    """A fork under way."""
+    """A fork under way: its faults, and what it has told of the first of them."""
 
-    fault: Fault | None
+    batch: Sequence[Task]
     log: Path
     start: float
-    limit: float
+    told: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    def read(self) -> None:
+        """What it has told since; the clock of the next fault starts anew."""
+        path = Path(f"{self.log}.told")
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+        lines = [line for line in lines if line.endswith("\n")]
+        if len(lines) > len(self.told):
+            self.told, self.start = [json.loads(line) for line in lines], time.monotonic()
 
 
-def forks(
-    root: Path, work: Iterable[tuple[Fault | None, Sequence[str], float, Sequence[str]]], jobs: int
-) -> Iterator[dict[str, object]]:
-    """Runs (fault, tests, time limit, tests to begin with) `jobs` at a time; yields outcome, seconds and killer of each."""
-    queue = iter(work)
+def forks(root: Path, work: Iterable[Task], jobs: int, warm: int = 1) -> Iterator[dict[str, Any]]:
+    """Runs the tasks, `jobs` at a time and `warm` in one process; yields fault, outcome, seconds and killer of each."""
+    queue, again = iter(work), collections.deque[Task]()
     running: dict[int, Running] = {}
     exhausted = False
     with tempfile.TemporaryDirectory() as folder:
         try:
-            while running or not exhausted:
-                while len(running) < jobs and not exhausted:
-                    item = next(queue, None)
-                    exhausted = item is None
-                    if item is not None:
-                        fault, tests, limit, first = item
+            while running or again or not exhausted:
+                while len(running) < jobs and (again or not exhausted):
+                    batch = [again.popleft() for _ in range(min(warm, len(again)))]
+                    batch += itertools.islice(queue, warm - len(batch))
+                    exhausted = len(batch) < warm
+                    if batch:
                         log = Path(folder) / f"{time.monotonic_ns()}.log"
                         pid = os.fork()
                         if pid == 0:
-                            child(root, fault, tests, first, log)
-                        running[pid] = Running(fault, log, time.monotonic(), limit)
-                yield from ended(running)
+                            child(root, batch, log)
+                        running[pid] = Running(batch, log, time.monotonic())
+                for run, told in ended(running):
+                    again += run.batch[len(told) :]
+                    yield from told
                 time.sleep(0.01)
         finally:
             for pid in running:
                 stop(pid)
 
 
-def ended(running: dict[int, Running]) -> Iterator[dict[str, object]]:
-    """The forks that have ended, or are past their limit and are ended here; they leave `running`."""
+def ended(running: dict[int, Running]) -> Iterator[tuple[Running, list[dict[str, Any]]]]:
+    """The forks that have ended, or are past a limit and are ended here, with what became of their faults; they leave `running`.
+
+    Raises: SystemExit where a test that caught a fault fails in the same process without one.
+    """
     for pid, run in list(running.items()):
         done, status = os.waitpid(pid, os.WNOHANG)
-        seconds = time.monotonic() - run.start
-        if not done and seconds < run.limit:
+        run.read()
+        here = min(len(run.told), len(run.batch) - 1)
+        if not done and time.monotonic() - run.start < run.batch[here].limit:
             continue
         if not done:
             stop(pid)
         del running[pid]
-        code = os.waitstatus_to_exitcode(status) if done else 0
         text = run.log.read_text(encoding="utf-8", errors="replace") if run.log.exists() else ""
-        run.log.unlink(missing_ok=True)
-        killer = re.search(r"^(?:FAILED|ERROR) (\S+)", text, re.MULTILINE)
-        outcome = "timeout" if not done else "killed" if code < 0 else OUTCOMES.get(code, "error")
-        yield {"fault": run.fault, "outcome": outcome, "seconds": round(seconds, 2), "code": code,
-               "killer": killer[1] if killer else "", "text": text}  # fmt: skip
+        told, after = run.told[: len(run.batch)], run.told[len(run.batch) :]
+        if any(check["outcome"] != "survived" for check in after):
+            sys.exit(f"what caught a fault fails without one, after {len(told)} in one process:\n{text[-3000:]}")
+        if len(told) < len(run.batch):
+            crashed = "killed" if done and os.waitstatus_to_exitcode(status) < 0 else "error"
+            seconds = round(time.monotonic() - run.start, 2)
+            told = [*told, {"outcome": crashed if done else "timeout", "seconds": seconds, "killer": ""}]
+        yield run, [{"fault": task.fault, "text": text, **one} for task, one in zip(run.batch, told, strict=False)]
 
 
 def stop(pid: int) -> None:
@@ -257,7 +352,7 @@ def baseline(root: Path, tests: Sequence[str], limit: float) -> float:
 
     Raises: SystemExit, with pytest's words, where it does not pass.
     """
-    (run,) = forks(root, [(None, tests, limit, ())], 1)
+    (run,) = forks(root, [Task(None, tuple(tests), limit=limit)], 1)
     if run["outcome"] != "survived":
         sys.exit(f"without a fault, pytest {' '.join(tests)} ends in {run['outcome']}:\n{run['text'][-3000:]}")
     print(f"{run['seconds']:6.1f} s without a fault: {' '.join(tests)}", flush=True)
@@ -268,7 +363,7 @@ def canaries(root: Path, faults: Iterable[Fault], jobs: int, limit: float) -> No
     """Raises: SystemExit where a file that cannot even be imported passes its tests: then no fault in it is served."""
     dead = Mutant(0, "canary", "", "", "raise ImportError('canary')\n")
     planted = {fault.file: dataclasses.replace(fault, mutant=dead) for fault in faults}
-    for run in forks(root, ((fault, fault.tests, limit, ()) for fault in planted.values()), jobs):
+    for run in forks(root, (Task(fault, fault.tests, limit=limit) for fault in planted.values()), jobs):
         if run["outcome"] != "killed":
             sys.exit(f"the tests of {run['fault'].file} pass without it: {' '.join(run['fault'].tests)}")
 
@@ -307,6 +402,7 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--files", nargs="+", default=list(FILES), metavar="GLOB", help="relative to the package")
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--warm", type=int, default=1, help="faults that one process takes, one after the other")
     parser.add_argument("--json", type=Path, default=None, help="one line per mutant, appended")
     parser.add_argument("--resume", action="store_true", help="leave out what the JSON file already tells")
     parser.add_argument("--sample", type=int, default=None, help="so many mutants, drawn at random")
@@ -367,15 +463,16 @@ def planting(root: Path, left: Sequence[Fault], chosen: argparse.Namespace) -> l
     results: list[dict[str, object]] = []
     killers: dict[tuple[str, str], list[str]] = collections.defaultdict(list)  # of a function, the latest first
 
-    def begin(fault: Fault) -> list[str]:
+    def begin(fault: Fault) -> tuple[str, ...]:
         """What caught its neighbours, then what its function cites, then what caught anything in its file."""
-        return [*killers[fault.file, fault.place], *fault.first, *killers[fault.file, ""]]
+        return (*killers[fault.file, fault.place], *fault.first, *killers[fault.file, ""])
 
     for tests, faults in itertools.groupby(left, key=lambda fault: fault.tests):
         here = list(faults)
         canaries(root, here, chosen.jobs, chosen.limit)
         limit = chosen.patience + 4 * baseline(root, tests, chosen.limit)
-        for run in forks(root, ((fault, tests, limit, begin(fault)) for fault in here), chosen.jobs):
+        tasks = (Task(fault, tests, begin(fault), limit) for fault in here)
+        for run in forks(root, tasks, chosen.jobs, chosen.warm):
             entry = record(run)
             results.append(entry)
             for place in {run["fault"].place, ""} if entry["killer"] else ():

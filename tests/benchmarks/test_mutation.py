@@ -158,6 +158,52 @@ def test_end_to_end_and_resumed(toy):
     assert second.stdout.split("file  ")[-1] == first.stdout.split("file  ")[-1]
 
 
+def outcomes(results):
+    entries = map(json.loads, results.read_text().splitlines())
+    return {(entry["before"], entry["after"]): entry["outcome"] for entry in entries}
+
+
+def test_faults_that_share_a_process_fare_as_alone(toy):
+    """Pages that hold a piece of the faulty one are read anew; one that only reads another page stays as it is."""
+    (toy / "toy" / "four.py").write_text("from toy.double import twice\n\n\ndef four(x):\n    return twice(twice(x))\n")
+    (toy / "toy" / "other.py").write_text("READ = []\n")
+    (toy / "tests" / "test_double.py").write_text(
+        "from toy.double import twice\nfrom toy.four import four\nfrom toy.other import READ\n\n\n"
+        "def test_twice():\n    READ.append(1)\n    assert abs(twice(3.0) - 6.0) < 1e-3\n\n\n"
+        "def test_four():\n    assert abs(four(3.0) - 12.0) < 1e-3\n\n\n"
+        "def test_again():\n    print('times', len(READ))\n"
+    )
+    alone, shared = toy / "alone.jsonl", toy / "shared.jsonl"
+    run(toy, "--files", "double.py", "--json", str(alone))
+    ended = run(toy, "--files", "double.py", "--json", str(shared), "--warm", "4", "--jobs", "1")
+    assert outcomes(alone) == outcomes(shared) and "survived" in outcomes(alone).values(), ended.stdout + ended.stderr
+
+
+def test_a_process_that_a_fault_has_spoilt_is_not_believed(toy):
+    """A test that leaves something behind fails for ever after; the run says so, and nothing is written down."""
+    (toy / "toy" / "other.py").write_text("READ = []\n")
+    (toy / "tests" / "test_double.py").write_text(
+        "from toy.double import twice\nfrom toy.other import READ\n\n\n"
+        "def test_twice():\n    READ.append(twice(3.0))\n    assert max(map(abs, READ)) < 6.001\n"
+    )
+    ended = run(toy, "--files", "double.py", "--json", str(toy / "results.jsonl"), "--warm", "9", "--jobs", "1")
+    assert ended.returncode == 1 and "fails without one, after 9 in one process" in ended.stderr, ended.stdout
+    assert not (toy / "results.jsonl").exists()
+
+
+def test_after_a_timeout_the_rest_of_its_process_is_planted_anew(toy):
+    (toy / "toy" / "double.py").write_text(
+        "def steps(n):\n    i = 0\n    while i < n:\n        i = i + 1\n    return i\n"
+    )
+    (toy / "tests" / "test_double.py").write_text(
+        "from toy.double import steps\n\n\ndef test_steps():\n    assert steps(3) == 3\n"
+    )
+    alone, shared = toy / "alone.jsonl", toy / "shared.jsonl"
+    run(toy, "--files", "double.py", "--json", str(alone), "--patience", "1")
+    run(toy, "--files", "double.py", "--json", str(shared), "--patience", "1", "--warm", "50")
+    assert outcomes(alone) == outcomes(shared) and "timeout" in outcomes(alone).values()
+
+
 def test_a_fault_that_never_ends_is_a_timeout(toy):
     (toy / "toy" / "__init__.py").unlink()
     (toy / "toy" / "double.py").write_text(
