@@ -59,8 +59,8 @@ STRICT = ("-x", "-q", "--no-header", "-p", "no:xdist", "--assert=plain")
 
 OURS = {"__main__", "benchmarks", "benchmarks.mutation", "benchmarks.mutators"}
 
-OUTCOMES = {0: "survived", 1: "killed", 2: "killed", 3: "killed", 4: "killed"}
-"""By pytest's exit codes: 2 and 4 are errors at collection and in a conftest, which did not arise without the fault."""
+OUTCOMES = {0: "survived", 1: "killed", 2: "killed", 3: "killed", 4: "killed", 5: "survived"}
+"""By pytest's exit codes: 2 and 4 are errors at collection and in a conftest, which did not arise without the fault; 5 is no test."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,16 +154,26 @@ class Faulty(importlib.machinery.SourceFileLoader, importlib.abc.MetaPathFinder)
 
 
 class First:
-    """A plugin of pytest: the tests of these names come first, in this order, and the rest as they were."""
+    """A plugin of pytest: the tests of these names come first, in this order, and the rest as they were, if at all."""
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], *, alone: bool = False) -> None:
         self.places = {name: place for place, name in enumerate(dict.fromkeys(names))}
+        self.alone = alone
+        self.killer = ""
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
         """Sorts what was collected; and of a refuted theorem no simpler counterexample is looked for."""
         if "diffeq_gen.theorems.registry" in sys.modules:
             sys.modules["diffeq_gen.theorems.registry"].shrink = lambda broken, domains: None
         items.sort(key=lambda item: self.places.get(item.nodeid, len(self.places)))
+        if self.alone:
+            items[:] = [item for item in items if item.nodeid in self.places]
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        """The name of the first that fails."""
+        self.killer = self.killer or (report.nodeid if report.failed else "")
+
+    pytest_collectreport = pytest_runtest_logreport
 
 
 def child(root: Path, batch: Sequence["Task"], log: Path) -> None:
@@ -181,14 +191,14 @@ def child(root: Path, batch: Sequence["Task"], log: Path) -> None:
             sys.modules["jax"].config.update("jax_persistent_cache_min_compile_time_secs", slower)
         killers: list[str] = []
         for task in batch:
-            told = planted(root, task, killers, log)
+            told = planted(root, task, First([*killers, *task.first]), log)
             if told["killer"]:
                 killers[:] = [told["killer"], *(name for name in killers if name != told["killer"])]
             with open(f"{log}.told", "a", encoding="utf-8") as file:
                 file.write(json.dumps(told) + "\n")
         if len(batch) > 1 and killers:
             forget(root, batch[-1].fault)
-            told = planted(root, Task(None, tuple(killers)), (), log)
+            told = planted(root, Task(None, batch[-1].tests), First(killers, alone=True), log)
             with open(f"{log}.told", "a", encoding="utf-8") as file:
                 file.write(json.dumps(told) + "\n")
     except BaseException:
@@ -198,16 +208,16 @@ def child(root: Path, batch: Sequence["Task"], log: Path) -> None:
     os._exit(0)
 
 
-def planted(root: Path, task: "Task", killers: Sequence[str], log: Path) -> dict[str, object]:
+def planted(root: Path, task: "Task", plugin: First, log: Path) -> dict[str, object]:
     """Outcome, seconds and killer of one fault in this process, which is rid of it afterwards."""
-    start, before, finder = time.monotonic(), log.stat().st_size, None
+    start, finder = time.monotonic(), None
     if task.fault is not None:
         forget(root, task.fault)
         finder = Faulty(task.fault.module, root / task.fault.file, task.fault.mutant.source)
         sys.meta_path.insert(0, finder)
     arguments = [*STRICT, "-o", f"cache_dir={log}.cache", *task.tests]
     try:
-        code = int(importlib.import_module("pytest").main(arguments, plugins=[First([*killers, *task.first])]))
+        code = int(importlib.import_module("pytest").main(arguments, plugins=[plugin]))
     except BaseException:
         traceback.print_exc()
         code = 3
@@ -215,11 +225,9 @@ def planted(root: Path, task: "Task", killers: Sequence[str], log: Path) -> dict
         sys.stdout.flush()
         if finder is not None:
             sys.meta_path.remove(finder)
-    text = log.read_bytes()[before:].decode("utf-8", errors="replace")
-    killer = re.search(r"^(?:FAILED|ERROR) (\S+)", text, re.MULTILINE)
     gc.collect()
     return {"code": code, "outcome": OUTCOMES.get(code, "error"), "seconds": round(time.monotonic() - start, 2),
-            "killer": killer[1] if killer else ""}  # fmt: skip
+            "killer": plugin.killer}  # fmt: skip
 
 
 def forget(root: Path, fault: Fault) -> None:
