@@ -75,16 +75,12 @@ class Rule(NamedTuple):
     overshoot: Apart = _nowhere
 
 
-def _data(x0: Sample, z: Sample, p: Point) -> Sample:
+def _itself(x0: Sample, z: Sample, p: Point) -> Sample:
     return x0
 
 
 def _noise(x0: Sample, z: Sample, p: Point) -> Sample:
     return (z - p.alpha * x0) / p.sigma
-
-
-def _held(x0: Sample, moved: Sample, p: Point) -> Sample:
-    return x0
 
 
 def _carried(x0: Sample, moved: Sample, p: Point) -> Sample:
@@ -105,10 +101,10 @@ def _signal_to_noise(alpha: jax.Array, sigma: jax.Array, alpha_q: jax.Array, sig
 
 
 RULES: Mapping[str, Rule] = {
-    "data": Rule(_data, _held, _half_log_snr, -1.0, lambda q: q.alpha),
+    "data": Rule(_itself, _itself, _half_log_snr, -1.0, lambda q: q.alpha),
     "noise": Rule(_noise, _carried, _half_log_snr, 1.0, lambda q: -q.sigma),
     "slope": Rule(_noise, _carried, _noise_to_signal, 0.0, lambda q: q.alpha),
-    "signal": Rule(_data, _held, _signal_to_noise, 0.0, lambda q: q.sigma),
+    "signal": Rule(_itself, _itself, _signal_to_noise, 0.0, lambda q: q.sigma),
 }
 
 
@@ -149,9 +145,9 @@ def change(
     """
     seen = jnp.isfinite(h)
     h = jnp.where(seen, h, 1)
-    count = len(nodes) + 1
-    phi = phis(count, rule.rate * h) if rule.rate else [1 / math.factorial(k + 1) for k in range(count)]
-    moments = [math.factorial(k) * h ** (k + 1) * phi[k] for k in range(count)]
+    n = len(values)
+    phi = phis(n, rule.rate * h) if rule.rate else [1 / math.factorial(k) for k in range(1, n + 1)]
+    moments = [math.factorial(k) * h ** (k + 1) * one for k, one in enumerate(phi)]
     pair = {"exact": None, "midpoint": h**2 / 2 * phi[0], "trapezoid": h**2 / 2}[two_point]
     return integral(values, [jnp.where(seen, node, jnp.inf) for node in nodes], moments, pair=pair)
 

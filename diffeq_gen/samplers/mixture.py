@@ -120,16 +120,16 @@ def expectation_maximised(rng: np.random.Generator, rows: np.ndarray, k: int) ->
 def centres_apart(rng: np.random.Generator, rows: np.ndarray, k: int) -> np.ndarray:
     """k rows, each drawn with chances as |row - nearest of those before|^2; fewer where fewer differ.  Arthur & Vassilvitskii 2007."""
     centres = rows[rng.integers(len(rows))][None]
-    nearest = _squares(rows, centres[-1])
+    nearest = _squares(rows - centres[-1])
     while len(centres) < k and nearest.any():
         centres = np.concatenate([centres, rows[rng.choice(len(rows), p=nearest / nearest.sum())][None]])
-        nearest = np.minimum(nearest, _squares(rows, centres[-1]))
+        nearest = np.minimum(nearest, _squares(rows - centres[-1]))
     return centres
 
 
 def nearest_centre(rows: np.ndarray, centres: np.ndarray) -> np.ndarray:
     """r_ik = 1 for the centre that is nearest to row i, 0 for the others; a centre that is nearest to none is left out."""
-    squares = np.stack([_squares(rows, centre) for centre in centres], axis=1)
+    squares = np.stack([_squares(rows - centre) for centre in centres], axis=1)
     r = np.eye(len(centres))[np.argmin(squares, axis=1)]
     return r[:, r.any(axis=0)]
 
@@ -142,9 +142,8 @@ def maximised(rows: np.ndarray, r: np.ndarray) -> Parts:
     n, d = rows.shape
     r = r[:, 1 + r.mean(axis=0) > 1]  # a weight below rounding
     mass, means, worth = r.sum(axis=0), _means(rows, r), d / 2
-    scatter = np.stack(
-        [(rows - mean).T.dot((rows - mean) * one[:, None]) for mean, one in zip(means, r.T, strict=True)]
-    )
+    aways = (rows - mean for mean in means)
+    scatter = np.stack([away.T.dot(away * one[:, None]) for away, one in zip(aways, r.T, strict=True)])
     shrunk = (scatter + worth * scatter.sum(axis=0) / n) / (mass + worth)[:, None, None]
     return mass / mass.sum(), means, shrunk + FLOOR**2 * np.mean(np.var(rows, axis=0)) * np.eye(d)
 
@@ -168,5 +167,5 @@ def _means(rows: np.ndarray, r: np.ndarray) -> np.ndarray:
     return r.T.dot(rows) / r.sum(axis=0)[:, None]
 
 
-def _squares(rows: np.ndarray, centre: np.ndarray) -> np.ndarray:
-    return np.sum((rows - centre) ** 2, axis=1)
+def _squares(away: np.ndarray) -> np.ndarray:
+    return np.sum(away**2, axis=1)
