@@ -24,7 +24,7 @@ def law(sampler: Sampler, mean: jax.Array, cov: jax.Array, times: jax.Array) -> 
     Raises: ValueError where a step changes the shape or dtype of z or of its memory.
     Theorems: law-of-an-affine-sampler, first-order-law-orders, flipped-ddim-matches-diffusion, ula-bias, final-step-bias.
     """
-    size = mean.shape[0]
+    size = mean.size
     start, unravel = ravel_pytree((mean, sampler.init(mean)))
     opening = jax.jacfwd(lambda z: ravel_pytree((z, sampler.init(z)))[0])(mean)
     still = jnp.zeros(sampler.noises * size, mean.dtype)
