@@ -39,6 +39,14 @@ def test_many_samples_are_vmap_and_each_has_its_own_quantile():
     np.testing.assert_allclose(cut, jnp.stack([x0[0]] * 2), rtol=1e-6)
 
 
+def test_every_entry_may_be_kept_or_only_the_smallest():
+    """Both ends of the range of `share` are in it."""
+    for share in (0.0, 1.0, 0, 1):
+        thresholded(said, share=share)
+    with pytest.raises(ValueError, match=r"share must lie in \[0, 1\], got share=1.5"):
+        thresholded(said, share=1.5)
+
+
 def test_any_sampler_takes_one_and_its_slope_is_finite_at_zero_too():
     denoise = thresholded(lambda z, t: 5 * z)
     sampler = ddim(denoise, Cosine())

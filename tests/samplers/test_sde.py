@@ -32,6 +32,24 @@ def test_one_row_of_noise_is_asked_for():
     assert euler_maruyama(denoise, Flow()).noises == euler_maruyama(denoise, Flow(), eta=0.0).noises == 1
 
 
+def test_the_noise_is_the_first_row():
+    rows = jnp.asarray([[1.0, 2.0], [5.0, -7.0], [3.0, 0.1]])
+    ends = [euler_maruyama(denoise, Flow()).step(part, (), jnp.asarray(Z), 0.6, 0.5)[0] for part in (rows, rows[:1])]
+    np.testing.assert_array_equal(*ends)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "t", "s", "said"),
+    [
+        (Flow(), 1.0, 0.5, r"alpha and sigma must be positive.*, got alpha=0.0, sigma=1.0, t=1.0"),
+        (Flow(), 0.0, 0.5, r"alpha and sigma must be positive.*, got alpha=1.0, sigma=0.0, t=0.0"),
+    ],
+)
+def test_an_end_where_g_has_no_value_is_named(schedule, t, s, said):
+    with pytest.raises(ValueError, match=said):
+        step(euler_maruyama(denoise, schedule), t, s)
+
+
 def gain(sampler, t, s):
     return (step(sampler, t, s, 1.0) - step(sampler, t, s))[0]
 
