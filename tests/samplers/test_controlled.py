@@ -14,6 +14,7 @@ from diffeq_gen.samplers.controlled import _kept, _known_output, _log_snr_near, 
 from diffeq_gen.samplers.mixture import Components
 from diffeq_gen.schedules import at
 from diffeq_gen.types import Point
+from tests.samplers.rows import ends_with_more_rows
 
 FLOW = schedules.Flow()
 
@@ -458,3 +459,9 @@ def test_options_reach_to_where_they_are_said_to_end():
     for options in ({"order": 1}, {"order": 3}, {"substeps": 1}, {"eta": 0.0}, {"eta": 1e-6}):
         samplers.controlled(jnp.tanh, FLOW, plain(), **options)
     assert samplers.jump(plain(), FLOW, jnp.zeros(2), jnp.asarray(0.8), jnp.asarray(0.5), substeps=1).shape == (2,)
+
+
+def test_the_noise_is_the_first_row():
+    own, more, others = ends_with_more_rows(samplers.controlled(lambda z, t: 0.5 * z, FLOW, plain(), eta=0.7))
+    np.testing.assert_array_equal(own, more)
+    assert np.all(np.abs(own - others) > 1e-3)

@@ -10,6 +10,7 @@ import pytest
 from diffeq_gen.clocks import log_snr
 from diffeq_gen.samplers import edm, law
 from diffeq_gen.schedules import EDM, VE, VP, Cosine, Flow
+from tests.samplers.rows import ends_with_more_rows
 
 X0 = np.array([1.5, -0.25])
 Z = np.array([0.3, 2.0])
@@ -122,3 +123,9 @@ def test_a_step_of_one_ulp_is_finite_in_both_precisions(t, s_churn, precision):
     assert moved.dtype == precision and np.all(np.isfinite(moved))
     if not s_churn:
         assert np.all(np.abs(moved - Z) < 1e3 * np.sqrt(np.finfo(precision).eps))
+
+
+def test_the_noise_is_the_first_row():
+    own, more, others = ends_with_more_rows(edm(known, Flow(), s_churn=0.3))
+    np.testing.assert_array_equal(own, more)
+    assert np.all(np.abs(own - others) > 1e-3)

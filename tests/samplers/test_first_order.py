@@ -9,6 +9,7 @@ from diffeq_gen.clocks import log_snr
 from diffeq_gen.paths import transition
 from diffeq_gen.samplers import churn, consistency, ddim, ddpm, exponential, first_order_step
 from diffeq_gen.schedules import VE, VP, Cosine, Flow, at
+from tests.samplers.rows import ends_with_more_rows
 
 X0 = np.array([1.5, -0.25])
 Z = np.array([0.3, 2.0])
@@ -169,3 +170,10 @@ def test_consistency_forgets_all_but_the_guess():
         alpha, sigma = Cosine()(s)
         moved, _ = consistency(lambda z, t: guess, Cosine()).step(noise, (), z, t, s)
         np.testing.assert_allclose(moved, alpha * guess + sigma * noise[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name, make in METHODS.items() if make(Flow()).noises])
+def test_the_noise_is_the_first_row(name):
+    own, more, others = ends_with_more_rows(METHODS[name](Flow()))
+    np.testing.assert_array_equal(own, more)
+    assert np.all(np.abs(own - others) > 1e-3)
