@@ -134,7 +134,7 @@ def sample(
         n: Pictures.
         seed: Of the noise.
         grid: Steps equal in time or in log-snr; if left out, log-snr for solvers of high order, time for the others;
-            controlled has times of its own.
+            controlled has a grid of its own, and takes no other.
     """
     import numpy as np
 
@@ -239,7 +239,7 @@ def _draw(run: Any, sampler: str, n: int, steps: int, seed: int, grid: str | Non
     if sampler == "controlled":
         points = run.dataset.dequantised(jax.random.key(0), run.dataset.train)
         control = control_of(points)
-        return np.asarray(draw(key, run.denoise, run.schedule, shape, steps=steps, control=control))
+        return np.asarray(draw(key, run.denoise, run.schedule, shape, steps=steps, grid=grid, control=control))
     made = _samplers()[sampler](run.denoise, run.schedule)
     grid = grid or ("log-snr" if sampler in HIGH_ORDER else "time")
     return np.asarray(draw(key, run.denoise, run.schedule, shape, steps=steps, sampler=made, grid=grid))

@@ -43,31 +43,32 @@ def nearest(x: Sample, reference: Sample) -> np.ndarray:
 
 def draw(
     key: Key, denoise: Denoiser, schedule: Schedule, shape: tuple[int, ...], *, steps: int = 50, sampler: Any = None,
-    grid: str = "time", control: samplers.Control | None = None,
+    grid: str | None = None, control: samplers.Control | None = None,
 ) -> Sample:  # fmt: skip
     """Samples of this shape (n, *event), by DDIM unless another sampler is given, denoised at the end of the grid.
 
-    Its steps are equal in "time" or in "log-snr": few steps equal in t end with one that is many times as long in log-SNR as
-    that before it, over which solvers of high order extrapolate too far.  With a `control` of the data it is `controlled` that
-    draws, along `control_times` and from where `jump` ends: for few steps the best there is.
-    Raises: ValueError where grid is neither, or both sampler and control are given.
+    Its steps are equal in "time", which is the default, or in "log-snr": few steps equal in t end with one that is many times as
+    long in log-SNR as that before it, over which solvers of high order extrapolate too far.  With a `control` of the data it is
+    `controlled` that draws, along `control_times` and from where `jump` ends: for few steps the best there is.
+    Raises: ValueError where grid is neither, or a control is given with a sampler or a grid.
     """
-    require(lambda control: sampler is None or control is None, "a control comes without a sampler",
-            control=None if control is None else "a control")  # fmt: skip
-    require(lambda grid: grid in ("time", "log-snr"), "grid must be time or log-snr", grid=grid)
+    require(lambda control, grid: control is None or (sampler is None and grid is None),
+            "a control has a sampler and a grid of its own",
+            control=None if control is None else "a control", grid=grid)  # fmt: skip
+    require(lambda grid: grid in (None, "time", "log-snr"), "grid must be time or log-snr", grid=grid)
     start_key, run_key = jax.random.split(key)
-    low, high = clocks.log_snr_range(schedule, log_snr_min=-12.0, log_snr_max=12.0)
-    if grid == "time":
-        times = jnp.linspace(clocks.time_at(schedule, low), clocks.time_at(schedule, high), steps + 1)
-    else:
-        times = clocks.uniform_log_snr(schedule, steps, log_snr_min=-12.0, log_snr_max=12.0)
-    times = times.astype(jnp.float32)
-    p = at(schedule, times[0])
+    ends = clocks.log_snr_range(schedule, log_snr_min=-12.0, log_snr_max=12.0)
+    t, last = (clocks.time_at(schedule, end).astype(jnp.float32) for end in ends)
+    p = at(schedule, t)
     z = jnp.sqrt(p.alpha**2 + p.sigma**2) * jax.random.normal(start_key, shape)
     if control is not None:
-        times = samplers.control_times(control, schedule, steps, sigma_min=jnp.exp(-high / 2)).astype(jnp.float32)
-        z = samplers.jump(control, schedule, z, p.t, times[0])
+        times = samplers.control_times(control, schedule, steps, sigma_min=jnp.exp(-ends[1] / 2)).astype(jnp.float32)
+        z = samplers.jump(control, schedule, z, t, times[0])
         sampler = samplers.controlled(denoise, schedule, control)
+    elif grid == "log-snr":
+        times = clocks.uniform_log_snr(schedule, steps, log_snr_min=-12.0, log_snr_max=12.0).astype(jnp.float32)
+    else:
+        times = jnp.linspace(t, last, steps + 1)
     sampler = samplers.ddim(denoise, schedule) if sampler is None else sampler
 
     @jax.jit

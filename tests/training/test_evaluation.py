@@ -81,8 +81,19 @@ def test_control_of_the_data_draws_them_in_one_step(schedule):
     assert np.linalg.norm(np.cov(ddim.T)) < 0.1 * np.linalg.norm(cov)
 
 
-def test_control_comes_without_a_sampler():
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"sampler": samplers.ddim(lambda z, t: z, schedules.Flow())}, "got control='a control', grid=None"),
+        ({"grid": "log-snr"}, "got control='a control', grid='log-snr'"),
+    ],
+)
+def test_a_control_comes_with_neither_sampler_nor_grid(given, said):
     control, schedule = samplers.Control(jnp.zeros(2), 1.0), schedules.Flow()
-    sampler = samplers.ddim(lambda z, t: z, schedule)
-    with pytest.raises(ValueError, match="a control comes without a sampler"):
-        draw(jax.random.key(0), lambda z, t: z, schedule, (3, 2), sampler=sampler, control=control)
+    with pytest.raises(ValueError, match=f"a control has a sampler and a grid of its own, {said}"):
+        draw(jax.random.key(0), lambda z, t: z, schedule, (3, 2), control=control, **given)
+
+
+def test_a_grid_that_is_neither_is_named():
+    with pytest.raises(ValueError, match="grid must be time or log-snr, got grid='karras'"):
+        draw(jax.random.key(0), lambda z, t: z, schedules.Flow(), (3, 2), grid="karras")
