@@ -131,6 +131,8 @@ def test_one_trace_for_any_number_of_calls_and_batches_by_vmap():
         (Tableau(((1.0,),), (1.0,)), r"row i of a tableau must hold i numbers, .* got rows=\(1,\), weights=1"),
         (Tableau(((0.5, 0.5),), (0.5, 0.5)), r"row i of a tableau must hold i numbers"),
         (Tableau(((0.5,),), (0.5, 0.6)), "the weights of a tableau must sum to one, got total=1.1"),
+        (Tableau(((0.5,),), (0.5, 0.5 + 1.5e-6)), "the weights of a tableau must sum to one"),
+        (Tableau(((0.5,),), (0.5, 0.5 - 1.5e-6)), "the weights of a tableau must sum to one"),
         (Tableau(((1.5,),), (0.5, 0.5)), r"the nodes of a tableau must lie in \(0, 1\], got nodes=\[1.5\]"),
         (Tableau(((0.0,),), (0.5, 0.5)), r"the nodes of a tableau must lie in \(0, 1\], got nodes=\[0.0\]"),
     ],
@@ -138,3 +140,8 @@ def test_one_trace_for_any_number_of_calls_and_batches_by_vmap():
 def test_bad_input_is_named(tableau, said):
     with pytest.raises(ValueError, match=said):
         runge_kutta(None, Flow(), tableau=tableau)
+
+
+@pytest.mark.parametrize("rest", [-5e-7, 5e-7])
+def test_weights_written_to_six_digits_are_taken(rest):
+    runge_kutta(None, Flow(), tableau=Tableau(((0.5,),), (0.5, 0.5 + rest)))
