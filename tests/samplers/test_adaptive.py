@@ -90,6 +90,18 @@ def test_what_does_not_arrive_says_so():
     assert not bool(lost.arrived) and bool(jnp.all(jnp.isnan(lost.z))) and int(lost.tried) == 1
 
 
+def test_what_is_left_out_is_what_the_signature_says():
+    """The third-order pair for data, at the tolerances of the paper, and a thousand tries."""
+    schedule = Cosine()
+    denoise = exact.denoiser(WORLD, schedule)
+    run = lambda **options: adaptive(denoise, schedule, jnp.asarray(Z), 0.9, 0.1, **options)  # noqa: E731
+    said = {"order": 3, "rule": "data", "rtol": 0.05, "atol": 0.0078, "first": 0.1, "safety": 0.9}
+    np.testing.assert_array_equal(run().z, run(**said).z)
+    one = jax.jit(lambda h: adaptive(denoise, schedule, jnp.asarray(Z), 0.9, 0.1, rtol=1e-18, atol=0.0, first=h))
+    endless = one(1e-3)
+    assert int(endless.tried) == 1000 and not bool(endless.arrived)
+
+
 def test_each_of_a_batch_walks_for_itself(precision):
     schedule = Cosine()
     run = lambda z: adaptive(exact.denoiser(WORLD, schedule), schedule, z, 0.9, 0.1)  # noqa: E731
@@ -120,7 +132,10 @@ def test_at_the_tolerances_of_the_paper_it_is_near_the_fine_solution():
         ({"rule": "slope"}, "rule must be data or noise, got rule='slope'"),
         ({"rtol": 0.0, "atol": 0.0}, "rtol and atol must not be negative, nor both zero, got rtol=0.0, atol=0.0"),
         ({"rtol": -1.0}, "rtol and atol must not be negative"),
+        ({"rtol": -1.0, "atol": 2.0}, "rtol and atol must not be negative"),
+        ({"rtol": 2.0, "atol": -1.0}, "rtol and atol must not be negative"),
         ({"first": 0.0}, "first must be positive, got first=0.0"),
+        ({"safety": 0.0}, r"safety must lie in \(0, 1\), got safety=0.0"),
         ({"safety": 1.0}, r"safety must lie in \(0, 1\), got safety=1.0"),
         ({"most": 0}, "most must be at least 1, got most=0"),
         ({"t": 0.1}, "t must be later than s, got t=0.1, s=0.1"),
@@ -133,3 +148,9 @@ def test_bad_input_is_named(options, said):
     t, s = ends.pop("t"), ends.pop("s")
     with pytest.raises(ValueError, match=said):
         adaptive(None, Flow(), jnp.asarray(Z), t, s, **ends)
+
+
+@pytest.mark.parametrize("options", [{"rtol": 0.0}, {"atol": 0.0}])
+def test_one_of_the_tolerances_may_be_zero(options):
+    schedule = Flow()
+    assert bool(adaptive(exact.denoiser(WORLD, schedule), schedule, jnp.asarray(Z), 0.9, 0.5, **options).arrived)
