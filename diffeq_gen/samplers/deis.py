@@ -49,7 +49,7 @@ def deis(denoise: Denoiser, schedule: Schedule, *, order: int = 3) -> Sampler:
         p, q = at(schedule, t), at(schedule, s)
         x0 = denoise(z, t)
         values = (RULES["noise"].value(x0, z, p), *recent.values)
-        nodes = [jnp.where(p.alpha > 0, time - p.t, jnp.inf) for time in recent.times]
+        nodes = [time - p.t for time in recent.times]
         moved = first_order_step(x0, z, z, p, q)
         if order > 1:
             moved = moved + q.alpha * integral(values, nodes, _moments(schedule, p, q, order))
@@ -86,8 +86,7 @@ def ipndm(denoise: Denoiser, schedule: Schedule, *, order: int = 4) -> Sampler:
         p, q = at(schedule, t), at(schedule, s)
         x0 = denoise(z, t)
         values = (form.value(x0, z, p), *recent.values)
-        known = [jnp.isfinite(time) & (p.alpha > 0) for time in recent.times]
-        nodes = [jnp.where(seen, -1.0 - k, -jnp.inf).astype(p.t.dtype) for k, seen in enumerate(known)]
+        nodes = [jnp.where(jnp.isfinite(time), -1.0 - k, time).astype(p.t.dtype) for k, time in enumerate(recent.times)]
         moved = first_order_step(x0, z, z, p, q)
         if order > 1:
             length = jnp.where(

@@ -46,7 +46,7 @@ def test_it_walks_as_it_does_by_hand_and_counts_what_it_costs(order, rule):
     denoise, tight = exact.denoiser(WORLD, schedule), {"rtol": 1e-3, "atol": 1e-3}
     found = adaptive(denoise, schedule, jnp.asarray(Z), 0.9, 0.1, order=order, rule=rule, **tight)
     known, tried, taken = by_hand(denoise, schedule, jnp.asarray(Z), 0.9, 0.1, order, rule, **tight)
-    np.testing.assert_allclose(found.z, known, rtol=1e-9)
+    np.testing.assert_allclose(found.z, known, rtol=1e-12)
     assert (int(found.tried), int(found.taken), int(found.evaluations)) == (tried, taken, order * tried)
     assert bool(found.arrived) and tried > taken > 1
     np.testing.assert_allclose(found.log_snr, clocks.log_snr(schedule, 0.1), rtol=1e-12)
@@ -86,6 +86,7 @@ def test_what_does_not_arrive_says_so():
     short = adaptive(denoise, schedule, jnp.asarray(Z), 0.9, 0.1, most=2)
     assert not bool(short.arrived) and bool(jnp.all(jnp.isnan(short.z))) and int(short.tried) == 2
     assert float(clocks.log_snr(schedule, 0.9)) < float(short.log_snr) < float(clocks.log_snr(schedule, 0.1))
+    assert int(adaptive(denoise, schedule, jnp.asarray(Z), 0.9, 0.1, most=1).tried) == 1
     lost = adaptive(lambda z, t: z * jnp.nan, schedule, jnp.asarray(Z), 0.9, 0.1)
     assert not bool(lost.arrived) and bool(jnp.all(jnp.isnan(lost.z))) and int(lost.tried) == 1
 
