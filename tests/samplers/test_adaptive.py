@@ -88,7 +88,9 @@ def test_what_does_not_arrive_says_so():
     assert float(clocks.log_snr(schedule, 0.9)) < float(short.log_snr) < float(clocks.log_snr(schedule, 0.1))
     assert int(adaptive(denoise, schedule, jnp.asarray(Z), 0.9, 0.1, most=1).tried) == 1
     beyond = adaptive(lambda z, t: 1e200 * t * z, schedule, jnp.asarray(Z), 0.9, 0.1, rtol=0.0)
-    assert not bool(beyond.arrived) and int(beyond.tried) == 1  # the square of its error is infinite, the next step has no length
+    assert (
+        not bool(beyond.arrived) and int(beyond.tried) == 1
+    )  # the square of its error is infinite, the next step has no length
     lost = adaptive(lambda z, t: z * jnp.nan, schedule, jnp.asarray(Z), 0.9, 0.1)
     assert not bool(lost.arrived) and bool(jnp.all(jnp.isnan(lost.z))) and int(lost.tried) == 1
 

@@ -3,11 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from diffeq_gen import clocks, exact, grids
-from diffeq_gen.coordinates import ANGLE
-from diffeq_gen.samplers import aligned, ddim, ddpm
+from diffeq_gen.coordinates import ANGLE, LOG_SNR
+from diffeq_gen.samplers import aligned, ddim, ddpm, runge_kutta, trajectory
 from diffeq_gen.schedules import Cosine, Flow
 
 Z = np.array([[0.7, -1.2], [-1.3, 0.4], [0.2, 2.0]])
@@ -31,6 +32,63 @@ def test_for_ddim_on_the_normal_law_it_finds_even_angles():
     np.testing.assert_array_equal(found.times[jnp.array([0, -1])], start[jnp.array([0, -1])])
 
 
+def by_optax(denoise, schedule, z, start, iterations, rate, reference):
+    """(times, error before, error after): the same descent by optax, over whole trajectories."""
+    keys, lambdas = jax.random.key(0), jax.vmap(lambda t: clocks.log_snr(schedule, t))(start)
+    run = lambda sampler, grid: jax.vmap(lambda z: trajectory(keys, sampler, z, grid)[-1])(z)  # noqa: E731
+    known = run(runge_kutta(denoise, schedule, coordinate=LOG_SNR), clocks.uniform_log_snr(
+        schedule, reference, log_snr_min=lambdas[0], log_snr_max=lambdas[-1]))  # fmt: skip
+
+    def loss(gaps):
+        grid = grids.spaced(schedule, gaps, start[0], start[-1])
+        return jnp.log(jnp.mean(jnp.square(run(ddim(denoise, schedule), grid) - known)))
+
+    falling = lambda count: rate * (1 - (count + 1).astype(z.dtype) / (iterations + 1))  # noqa: E731
+    adam = optax.adam(falling, b1=0.9, b2=0.99, eps=float(jnp.finfo(z.dtype).eps))
+
+    def step(carry, _):
+        gaps, state = carry
+        value, slope = jax.value_and_grad(loss)(gaps)
+        move, state = adam.update(slope, state)
+        return (optax.apply_updates(gaps, move), state), (gaps, value)
+
+    gaps = jnp.log(jnp.diff(lambdas))
+    _, (seen, values) = jax.jit(lambda gaps: jax.lax.scan(step, (gaps, adam.init(gaps)), None, iterations))(gaps)
+    i = int(jnp.argmin(values))
+    return grids.spaced(schedule, seen[i], start[0], start[-1]), jnp.exp(values[0] / 2), jnp.exp(values[i] / 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "said", "rtol"),
+    [
+        ({}, {"iterations": 300, "rate": 0.05, "reference": 256}, 1e-7),
+        (*({"iterations": 7, "rate": 0.3, "reference": 256},) * 2, 1e-10),
+    ],
+    ids=["nothing said", "few and long"],
+)
+def test_it_descends_as_adam_does(options, said, rtol):
+    """Near the end of a long descent, where slopes vanish, Adam divides what rounding left of them by its size."""
+    world = exact.Gaussian(np.array([1.5, -0.25]), np.array([[0.5, 0.2], [0.2, 0.3]]))
+    schedule = Cosine()
+    start, denoise = clocks.uniform(4, first=0.9, last=0.05), exact.denoiser(world, schedule)
+    found = aligned(ddim, denoise, schedule, jnp.asarray(Z), start, **options)
+    with jax.numpy_dtype_promotion("standard"):  # optax counts in int32
+        times, before, after = by_optax(denoise, schedule, jnp.asarray(Z), start, **said)
+    np.testing.assert_allclose(found.times, times, rtol=rtol)
+    np.testing.assert_allclose([found.before, found.after], [before, after], rtol=rtol)
+
+
+def test_one_iteration_and_one_step_of_reference_are_enough():
+    """Of reference one step of the rule of four stages: measured against that step itself, it says no error."""
+    schedule, start = Cosine(), clocks.uniform(1, first=0.9, last=0.3)
+    denoise = lambda z, t: jnp.tanh(z)  # noqa: E731
+    found = aligned(
+        lambda f, s: runge_kutta(f, s, coordinate=LOG_SNR), denoise, schedule, jnp.asarray(Z), start,
+        iterations=1, reference=1,
+    )  # fmt: skip
+    assert float(found.before) == float(found.after) == 0
+
+
 def test_it_is_never_worse_however_wild_the_descent():
     with jax.enable_x64(False):
         world = exact.Mixture(
@@ -52,6 +110,10 @@ def test_it_is_never_worse_however_wild_the_descent():
         ({"iterations": 0}, "iterations and reference must be positive, got iterations=0"),
         ({"times": jnp.array([1.0, 0.5])}, "log-SNR must rise along the times, and be finite at both ends"),
         ({"times": jnp.array([0.4, 0.5])}, "log-SNR must rise along the times"),
+        ({"times": jnp.array([0.9, 0.3, 0.5])}, "log-SNR must rise along the times"),
+        ({"times": jnp.array([0.9, 0.5, 0.5])}, "log-SNR must rise along the times"),
+        ({"times": jnp.array([0.9, 0.5, 0.0])}, "log-SNR must rise along the times, and be finite at both ends"),
+        ({"reference": 0}, "iterations and reference must be positive, got iterations=300, reference=0"),
     ],
 )
 def test_bad_input_is_named(options, said):
