@@ -49,7 +49,7 @@ def deis(denoise: Denoiser, schedule: Schedule, *, order: int = 3) -> Sampler:
         p, q = at(schedule, t), at(schedule, s)
         x0 = denoise(z, t)
         values = (RULES["noise"].value(x0, z, p), *recent.values)
-        nodes = [time - p.t for time in recent.times]
+        nodes = [jnp.where(p.alpha > 0, time - p.t, jnp.inf) for time in recent.times]
         moved = first_order_step(x0, z, z, p, q)
         if order > 1:
             moved = moved + q.alpha * integral(values, nodes, _moments(schedule, p, q, order))
@@ -60,13 +60,14 @@ def deis(denoise: Denoiser, schedule: Schedule, *, order: int = 3) -> Sampler:
 
 def _moments(schedule: Schedule, p: Point, q: Point, count: int) -> list[jax.Array]:
     """int_t^s (r - t)^j d rho(r) for j = 0, ..., count - 1, of which the first is not asked for."""
-    nodes, weights = (jnp.asarray(part, q.t.dtype) for part in (NODES, WEIGHTS))
-    u = ((jnp.arange(PANELS, dtype=q.t.dtype)[:, None] + (nodes[None] + 1) / 2) / PANELS).ravel()
+    dtype = q.t.dtype
+    nodes, weights = (jnp.asarray(part, dtype) for part in (NODES, WEIGHTS))
+    u = ((jnp.arange(PANELS, dtype=dtype)[:, None] + (nodes[None] + 1) / 2) / PANELS).ravel()
     shares = jnp.tile(weights / (2 * PANELS), PANELS) * 2 * u * (p.t - q.t)
     r = q.t + (p.t - q.t) * u**2
     alphas, sigmas = jax.vmap(schedule)(r)
     above = sigmas / alphas - q.sigma / q.alpha
-    return [jnp.zeros_like(q.t), *(dot(shares, j * (r - p.t) ** (j - 1) * above) for j in range(1, count))]
+    return [jnp.zeros((), dtype), *(dot(shares, j * (r - p.t) ** (j - 1) * above) for j in range(1, count))]
 
 
 def ipndm(denoise: Denoiser, schedule: Schedule, *, order: int = 4) -> Sampler:
@@ -86,12 +87,11 @@ def ipndm(denoise: Denoiser, schedule: Schedule, *, order: int = 4) -> Sampler:
         p, q = at(schedule, t), at(schedule, s)
         x0 = denoise(z, t)
         values = (form.value(x0, z, p), *recent.values)
-        nodes = [jnp.where(jnp.isfinite(time), -1.0 - k, time).astype(p.t.dtype) for k, time in enumerate(recent.times)]
+        known = [jnp.isfinite(time) & (p.alpha > 0) for time in recent.times]
+        nodes = [jnp.where(seen, -1.0 - k, -jnp.inf).astype(p.t.dtype) for k, seen in enumerate(known)]
         moved = first_order_step(x0, z, z, p, q)
         if order > 1:
-            length = jnp.where(
-                p.alpha > 0, form.apart(jnp.where(p.alpha > 0, p.alpha, 1), p.sigma, q.alpha, q.sigma), 0
-            )
+            length = form.apart(jnp.where(p.alpha > 0, p.alpha, 1), p.sigma, q.alpha, q.sigma)
             moved = moved + form.scale(q) * length * change(form, values, nodes, jnp.ones_like(p.t))
         return moved, _remember(recent, values, p.t)
 

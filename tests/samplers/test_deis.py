@@ -70,6 +70,34 @@ def test_from_pure_noise_the_first_step_is_ddim(name):
     np.testing.assert_array_equal(sampler.step(z[None], sampler.init(z), z, *args)[0], known)
 
 
+class Late:
+    """Pure noise for the last fifth of its time."""
+
+    def __call__(self, t):
+        u = jnp.minimum(t / 0.8, 1)
+        return 1 - u, u
+
+
+@pytest.mark.parametrize("make", [deis, ipndm])
+def test_every_step_from_pure_noise_is_ddims(make):
+    """Also where steps were taken before it: eps_hat was z all the while, and rho infinite."""
+    times = [jnp.asarray(t) for t in (1.0, 0.9, 0.8, 0.7)]
+    sampler, plain = (one(lambda z, t: jnp.tanh(z) * t, Late()) for one in (make, ddim))
+    z, kept = jnp.array([0.7, -1.2]), sampler.init(jnp.zeros(2))
+    for t, s in pairwise(times):
+        known = plain.step(None, (), z, t, s)[0]
+        z, kept = sampler.step(None, kept, z, t, s)
+        np.testing.assert_array_equal(z, known)
+    assert bool(jnp.any(sampler.step(None, kept, z, times[-1], jnp.asarray(0.6))[0]
+                        != plain.step(None, (), z, times[-1], jnp.asarray(0.6))[0]))  # fmt: skip
+
+
+@pytest.mark.parametrize("make", [deis, ipndm])
+def test_it_remembers_as_many_values_as_its_order_asks_for(make):
+    kept = make(lambda z, t: z, Flow(), order=3).init(jnp.zeros(2))
+    assert len(kept.values) == len(kept.times) == 2
+
+
 def test_they_come_nearer_than_ddim():
     """At 12 steps on a mixture, even in t, against 2,000 of DDIM."""
     schedule, z = Cosine(), jnp.array([[0.7, -1.2], [-1.3, 0.4], [0.2, 2.0]])
