@@ -117,16 +117,40 @@ def test_what_makes_no_sampler_is_refused(method, told):
 def test_a_step_with_noise_and_one_without_are_enough():
     bare = samplers.stateless(lambda denoise, schedule, z, t, s: denoise(z, t) * s + z)
     noisy = samplers.stateless(lambda noise, denoise, schedule, z, t, s: denoise(z, t) * s + noise[1], noises=2)
-    z, half = jnp.ones(2), jnp.asarray(0.5)
+    z, half, third = jnp.ones(2), jnp.asarray(0.5), jnp.asarray(1 / 3)
     one, two = (checked_method(method, schedule=Flow()) for method in (bare, noisy))
     assert (one.noises, two.noises, one.init(z), two.init(z)) == (0, 2, (), ())
-    known = 0.5 * (jnp.tanh(0.75 + 2 * half) + 0.375 - half)
-    np.testing.assert_allclose(one.step(jnp.zeros((0, 2)), (), z, half, half)[0], known + 1, rtol=1e-6)
+    known = (np.tanh(0.75 + 2 * 0.5) + 0.375 - 0.5) / 3  # in float64, as the tests run
+    np.testing.assert_allclose(one.step(jnp.zeros((0, 2)), (), z, half, third)[0], known + 1, rtol=1e-14)
     np.testing.assert_allclose(
-        two.step(jnp.array([[9.0, 9.0], [3.0, 3.0]]), (), z, half, half)[0], known + 3, rtol=1e-6
+        two.step(jnp.array([[9.0, 9.0], [3.0, 3.0]]), (), z, half, third)[0], known + 3, rtol=1e-14
     )
     with pytest.raises(ValueError, match="noises must not be negative, got noises=-1"):
         samplers.stateless(lambda *case: case, noises=-1)
+
+
+def test_what_is_asked_of_a_step_is_what_it_says():
+    """Shapes and dtypes of z as it is traced; times, noise and the first state of the run; and whether it starts at alpha = 0."""
+    traced, runs = set(), []
+
+    def method(denoise, schedule):
+        def step(noise, memory, z, t, s):
+            traced.add((z.shape, z.dtype.name))
+            jax.debug.callback(
+                lambda *case: runs.append(tuple(np.asarray(one).tolist() for one in case)), t, s, noise, z
+            )
+            return z, memory
+
+        return Sampler(lambda z: (), step, 2)
+
+    report = samplers.conform(method)
+    jax.effects_barrier()
+    assert traced == {(shape, dtype) for shape in ((), (3,), (2, 3)) for dtype in ("float32", "float64")}
+    single = lambda rows: np.asarray(rows, np.float32).tolist()  # noqa: E731
+    noise, z = single([[0.3, -0.7, 0.2], [0.6, -0.7, 0.2]]), [0.5, -1.25, 2.0]
+    pairs = [(1.0, 0.6), (0.6, 0.3), (0.3, 0.0)]
+    assert runs == [(*single(pair), noise, z) for pair in (*pairs, *pairs, pairs[0])]
+    assert report.opens and report.noises == 2
 
 
 def many_evaluations(denoise, schedule, z, t, s):
