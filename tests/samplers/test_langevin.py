@@ -134,3 +134,12 @@ def test_the_noise_is_the_first_rows(options):
     own, more, others = ends_with_more_rows(langevin(exact.denoiser(WORLD, SCHEDULE), SCHEDULE, **options))
     np.testing.assert_array_equal(own, more)
     assert np.all(np.abs(own - others) > 1e-3)
+
+
+def test_the_second_row_decides_and_no_other():
+    sampler = langevin(exact.denoiser(WORLD, SCHEDULE), SCHEDULE, size=0.5, log_prob=log_prob)
+    eps, never, always = [4.0, -4.0], [8.0, 0.0], [-8.0, 0.0]  # eps leads to an unlikely place
+    moved, stayed = step(sampler, [eps, always]), step(sampler, [eps, never])
+    assert np.all(np.abs(moved - stayed) > 0.01)
+    np.testing.assert_array_equal(step(sampler, [eps, always, never]), moved)
+    np.testing.assert_array_equal(step(sampler, [eps, never, always]), stayed)
