@@ -7,7 +7,7 @@ import pytest
 
 from diffeq_gen import samplers
 from diffeq_gen.samplers.conformance import checked_method
-from diffeq_gen.schedules import EDM, Flow
+from diffeq_gen.schedules import EDM, Cosine, Flow
 from diffeq_gen.types import Sampler
 
 LATE = "finite at s = 0"
@@ -151,6 +151,21 @@ def test_what_is_asked_of_a_step_is_what_it_says():
     pairs = [(1.0, 0.6), (0.6, 0.3), (0.3, 0.0)]
     assert runs == [(*single(pair), noise, z) for pair in (*pairs, *pairs, pairs[0])]
     assert report.opens and report.noises == 2
+
+
+@pytest.mark.parametrize(("given", "asked"), [(None, Cosine(log_snr_min=-15.0)), (EDM(), EDM())], ids=["none", "EDM"])
+def test_the_schedules_on_which_a_method_is_asked(given, asked):
+    """The cosine from log-SNR -15 on unless one is given, and the straight flow for the start at alpha = 0."""
+    seen = []
+
+    def method(denoise, schedule):
+        seen.append(repr(schedule))
+        return samplers.ddim(denoise, schedule)
+
+    checked_method(method, schedule=given)
+    assert seen == [repr(asked)]
+    samplers.conform(method, schedule=given)
+    assert set(seen[1:-1]) == {repr(asked)} and seen[-1] == repr(Flow())
 
 
 def many_evaluations(denoise, schedule, z, t, s):
