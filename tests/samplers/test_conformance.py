@@ -63,6 +63,10 @@ def one_lost(noise, memory, moved, z, t, s):
     return jnp.where(first & (s == 0), jnp.nan, moved), memory
 
 
+def found_again(noise, memory, moved, z, t, s):
+    return jnp.where(t == 1, jnp.nan, jnp.full_like(z, s)), memory
+
+
 def python_asked(noise, memory, moved, z, t, s):
     return moved * jax.pure_callback(asking, jax.ShapeDtypeStruct((), jnp.float32), t).astype(z.dtype), memory
 
@@ -84,6 +88,7 @@ FAULTS = {
     "a logarithm of sigma": (altered(lambda noise, memory, moved, z, t, s: (moved + 0 * jnp.log(s), memory)), {LATE},
                              "z is [nan, nan, nan] after that step"),
     "one number lost at the end": (altered(one_lost), {LATE}, "z is [nan, "),
+    "a number lost and found": (altered(found_again), {"finite at t = 1"}, "z is [nan, nan, nan] after that step"),
     "one minus t": (altered(lambda noise, memory, moved, z, t, s: (moved / (1 - t), memory)), {"finite at t = 1", LATE},
                     "after that step"),
 }  # fmt: skip
@@ -183,6 +188,11 @@ def test_evaluations_are_counted_where_they_happen():
     assert samplers.conform(samplers.stateless(many_evaluations)).evaluations == 6
     assert samplers.conform(samplers.stateless(unknown_evaluations)).evaluations == float("inf")
     assert samplers.conform(samplers.stateless(lambda denoise, schedule, z, t, s: z)).evaluations == 0
+    of_matrices = samplers.stateless(lambda denoise, schedule, z, t, s: denoise(z, t) if z.ndim == 2 else z)
+    assert samplers.conform(of_matrices).evaluations == 1
+    halved = lambda z: jax.lax.while_loop(lambda z: jnp.sum(z) > 1, lambda z: z / 2, z)  # noqa: E731
+    nested = lambda denoise, schedule, z, t, s: halved(jax.jit(lambda z: denoise(z, t))(z))  # noqa: E731
+    assert samplers.conform(samplers.stateless(nested)).evaluations == 1
 
 
 def test_a_sampler_of_one_schedule_is_asked_on_that_one():
