@@ -178,6 +178,11 @@ class First:
 
 def child(root: Path, batch: Sequence["Task"], log: Path) -> None:
     """The forked process: plants its faults one after the other, and writes a line on each; the last is on none of them."""
+
+    def tell(told: dict[str, object]) -> None:
+        with open(f"{log}.told", "a", encoding="utf-8") as file:
+            file.write(json.dumps(told) + "\n")
+
     os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with open(log, "w", encoding="utf-8") as out:
@@ -194,13 +199,11 @@ def child(root: Path, batch: Sequence["Task"], log: Path) -> None:
             told = planted(root, task, First([*killers, *task.first]), log)
             if told["killer"]:
                 killers[:] = [told["killer"], *(name for name in killers if name != told["killer"])]
-            with open(f"{log}.told", "a", encoding="utf-8") as file:
-                file.write(json.dumps(told) + "\n")
+            tell(told)
         if len(batch) > 1 and killers:
             forget(root, batch[-1].fault)
             told = planted(root, Task(None, batch[-1].tests), First(killers, alone=True), log)
-            with open(f"{log}.told", "a", encoding="utf-8") as file:
-                file.write(json.dumps(told) + "\n")
+            tell(told)
     except BaseException:
         traceback.print_exc()
         sys.stdout.flush()
@@ -226,7 +229,7 @@ def planted(root: Path, task: "Task", plugin: First, log: Path) -> dict[str, obj
         if finder is not None:
             sys.meta_path.remove(finder)
     gc.collect()
-    return {"code": code, "outcome": OUTCOMES.get(code, "error"), "seconds": round(time.monotonic() - start, 2),
+    return {"outcome": OUTCOMES.get(code, "error"), "seconds": round(time.monotonic() - start, 2),
             "killer": plugin.killer}  # fmt: skip
 
 

@@ -191,8 +191,9 @@ def compared(
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """Control -> its rms error over that of the best peer, at each budget, and the low end of what chance makes of it."""
     end = np.asarray(solution(denoise, z, steps), np.float64)
-    peers, heard = kept_peers(keep, name, lambda: peers_at(denoise, z, end, judge)), not np.isnan(judge(end))
-    print(f"\n{name}" + (f"; the flow's end has sw {judge(end):.4f}" if heard else ""))
+    peers, of_flow = kept_peers(keep, name, lambda: peers_at(denoise, z, end, judge)), judge(end)
+    heard = not np.isnan(of_flow)
+    print(f"\n{name}" + (f"; the flow's end has sw {of_flow:.4f}" if heard else ""))
     best = {kind: [peers[n].best(kind) for n in BUDGETS] for kind in ("rms", "median")}
     for kind, row in best.items():
         told = (f"{n}: {error:.3g} ({whose})" for n, (error, whose, _) in zip(BUDGETS, row, strict=True))

@@ -57,18 +57,18 @@ def draw(
             control=None if control is None else "a control", grid=grid)  # fmt: skip
     require(lambda grid: grid in (None, "time", "log-snr"), "grid must be time or log-snr", grid=grid)
     start_key, run_key = jax.random.split(key)
-    ends = clocks.log_snr_range(schedule, log_snr_min=-12.0, log_snr_max=12.0)
-    t, last = (clocks.time_at(schedule, end).astype(jnp.float32) for end in ends)
+    low, high = clocks.log_snr_range(schedule, log_snr_min=-12.0, log_snr_max=12.0)
+    t = clocks.time_at(schedule, low).astype(jnp.float32)
     p = at(schedule, t)
     z = jnp.sqrt(p.alpha**2 + p.sigma**2) * jax.random.normal(start_key, shape)
     if control is not None:
-        times = samplers.control_times(control, schedule, steps, sigma_min=jnp.exp(-ends[1] / 2)).astype(jnp.float32)
+        times = samplers.control_times(control, schedule, steps, sigma_min=jnp.exp(-high / 2)).astype(jnp.float32)
         z = samplers.jump(control, schedule, z, t, times[0])
         sampler = samplers.controlled(denoise, schedule, control)
     elif grid == "log-snr":
         times = clocks.uniform_log_snr(schedule, steps, log_snr_min=-12.0, log_snr_max=12.0).astype(jnp.float32)
     else:
-        times = jnp.linspace(t, last, steps + 1)
+        times = jnp.linspace(t, clocks.time_at(schedule, high).astype(jnp.float32), steps + 1)
     sampler = samplers.ddim(denoise, schedule) if sampler is None else sampler
 
     @jax.jit

@@ -10,7 +10,7 @@ import pytest
 from diffeq_gen.clocks import log_snr
 from diffeq_gen.samplers import edm, law
 from diffeq_gen.schedules import EDM, VE, VP, Cosine, Flow
-from tests.samplers.rows import ends_with_more_rows
+from tests.samplers.rows import reads_its_first_rows
 
 X0 = np.array([1.5, -0.25])
 Z = np.array([0.3, 2.0])
@@ -126,6 +126,4 @@ def test_a_step_of_one_ulp_is_finite_in_both_precisions(t, s_churn, precision):
 
 
 def test_the_noise_is_the_first_row():
-    own, more, others = ends_with_more_rows(edm(known, Flow(), s_churn=0.3))
-    np.testing.assert_array_equal(own, more)
-    assert np.all(np.abs(own - others) > 1e-3)
+    reads_its_first_rows(edm(known, Flow(), s_churn=0.3))

@@ -9,7 +9,7 @@ from diffeq_gen.clocks import log_snr
 from diffeq_gen.paths import transition
 from diffeq_gen.samplers import churn, consistency, ddim, ddpm, exponential, first_order_step
 from diffeq_gen.schedules import VE, VP, Cosine, Flow, at
-from tests.samplers.rows import ends_with_more_rows
+from tests.samplers.rows import reads_its_first_rows
 
 X0 = np.array([1.5, -0.25])
 Z = np.array([0.3, 2.0])
@@ -179,7 +179,5 @@ STOCHASTIC |= {"consistency": lambda schedule: consistency(known, schedule)}
 @pytest.mark.parametrize("name", STOCHASTIC)
 def test_the_noise_is_the_first_row(name):
     sampler = STOCHASTIC[name](Flow())
-    own, more, others = ends_with_more_rows(sampler)
+    reads_its_first_rows(sampler)
     assert sampler.noises == 1
-    np.testing.assert_array_equal(own, more)
-    assert np.all(np.abs(own - others) > 1e-3)

@@ -14,7 +14,7 @@ from diffeq_gen.samplers.interpolation import RULES
 from diffeq_gen.samplers.multistep import er_sde_noise
 from diffeq_gen.schedules import Cosine, Flow, at
 from tests.samplers.quadrature import Route, multistep_by_quadrature, still
-from tests.samplers.rows import ends_with_more_rows
+from tests.samplers.rows import reads_its_first_rows
 
 KEY = jax.random.key(0)
 WORLD = exact.Mixture(np.array([0.25, 0.75]), np.array([[-1.0, 0.5], [1.0, 0.0]]), 0.1 * np.stack([np.eye(2)] * 2))
@@ -281,6 +281,4 @@ def test_times_that_float32_cannot_tell_apart_do_no_harm(name):
 
 @pytest.mark.parametrize("name", ["SDE", "SA-Solver", "er_sde"])
 def test_the_noise_is_the_first_row(name):
-    own, more, others = ends_with_more_rows(MADE[name](lambda z, t: 0.5 * z, Flow()))
-    np.testing.assert_array_equal(own, more)
-    assert np.all(np.abs(own - others) > 1e-3)
+    reads_its_first_rows(MADE[name](lambda z, t: 0.5 * z, Flow()))
