@@ -35,9 +35,13 @@ def gap(p: Point, q: Point) -> jax.Array:
 
     The logarithms are of ratios near one, so a short step loses no more digits than alpha and sigma themselves carry.
     Negative where log-SNR rises with time: such a schedule has no kernels, but deterministic steps all the same.
-    Theorems: transition-kernel, log-snr-matches-point, no-sde-if-nonmonotone-snr.
+    Zero between two points of pure noise (alpha = 0), or of pure data (sigma = 0): there z is only scaled.
+    Theorems: transition-kernel, log-snr-matches-point, no-sde-if-nonmonotone-snr, at-rest-a-step-only-scales.
     """
-    return 2 * (jnp.log(q.alpha / p.alpha) + jnp.log(p.sigma / q.sigma))
+    noise, data = _rests(p, q)
+    ends = p.alpha, p.sigma, q.alpha, q.sigma
+    alpha_p, sigma_p, alpha_q, sigma_q = (jnp.where(noise | data, 1, part) for part in ends)
+    return 2 * (jnp.log(alpha_q / alpha_p) + jnp.log(sigma_p / sigma_q))
 
 
 def noisy_gap(p: Point, q: Point) -> jax.Array:
@@ -56,11 +60,13 @@ def noisy_gap(p: Point, q: Point) -> jax.Array:
 def transition(p: Point, q: Point) -> tuple[jax.Array, jax.Array]:
     """(scale, std) of q(z_t | z_s) = N(scale z_s, std^2 I): scale = alpha_t/alpha_s, std = sigma_t sqrt(-expm1(-Delta)).
 
-    Kingma et al. 2021, App. A.
+    Kingma et al. 2021, App. A.  From alpha = 0 to alpha = 0 the scale is sigma_t/sigma_s.
     Raises: ValueError where log-SNR falls from p to q: no such kernel exists.
-    Theorems: transition-kernel, markov-semigroup.
+    Theorems: transition-kernel, markov-semigroup, at-rest-a-step-only-scales.
     """
-    return p.alpha / q.alpha, p.sigma * jnp.sqrt(-jnp.expm1(-noisy_gap(p, q)))
+    noise, _ = _rests(p, q)
+    scale = jnp.where(noise, p.sigma, p.alpha) / jnp.where(noise, q.sigma, q.alpha)
+    return scale, p.sigma * jnp.sqrt(-jnp.expm1(-noisy_gap(p, q)))
 
 
 def renoise(z: Sample, eps: Sample, p: Point, q: Point) -> Sample:
@@ -79,16 +85,17 @@ def bridge(p: Point, q: Point, overshoot: jax.Array | None = None) -> tuple[jax.
 
     c_z = (sigma_s/sigma_t) e^{-o/2},  c_x = -alpha_s expm1(-(Delta + o)/2),  std = sigma_s sqrt(-expm1(-o)).
     `overshoot` o in [0, inf] is how far in log-SNR a deterministic step goes beyond s before noise takes it back to s.
-    Left out it is Delta: the bridge of the Markov forward process.  Finite at alpha_t = 0 and at sigma_s = 0.
-    Theorems: ancestral-posterior, ddim-nonmarkov-family, churn-general.
+    Left out it is Delta: the bridge of the Markov forward process.  Finite at alpha_t = 0, at sigma_s = 0, and
+    at alpha_s = 0, to which a deterministic step may go back; from sigma = 0 to sigma = 0, c_z is alpha_s/alpha_t.
+    Theorems: ancestral-posterior, ddim-nonmarkov-family, churn-general, at-rest-a-step-only-scales.
     """
+    _, data = _rests(p, q)
+    scale = jnp.where(data, q.alpha, q.sigma) / jnp.where(data, p.alpha, p.sigma)
     delta = gap(p, q)
     overshoot = noisy_gap(p, q) if overshoot is None else overshoot
-    return (
-        q.sigma / p.sigma * jnp.exp(-overshoot / 2),
-        -q.alpha * jnp.expm1(-(delta + overshoot) / 2),
-        q.sigma * jnp.sqrt(-jnp.expm1(-overshoot)),
-    )
+    c_z = scale * jnp.exp(-overshoot / 2)
+    c_x = jnp.where(q.alpha > 0, -q.alpha * jnp.expm1(-(delta + overshoot) / 2), -c_z * p.alpha)
+    return c_z, c_x, q.sigma * jnp.sqrt(-jnp.expm1(-overshoot))
 
 
 def eta_overshoot(p: Point, q: Point, eta: float) -> jax.Array:
@@ -99,6 +106,11 @@ def eta_overshoot(p: Point, q: Point, eta: float) -> jax.Array:
     Theorems: ddim-eta-is-churn, eta-conventions.
     """
     return -jnp.log1p(eta**2 * jnp.expm1(-noisy_gap(p, q)))
+
+
+def _rests(p: Point, q: Point) -> tuple[jax.Array, jax.Array]:
+    """Whether there is no signal at either point, and whether there is no noise at either."""
+    return (p.alpha <= 0) & (q.alpha <= 0), (p.sigma <= 0) & (q.sigma <= 0)
 
 
 def require_same_shape(**samples: Sample) -> None:

@@ -175,6 +175,7 @@ class Point:
 class Schedule(Protocol):
     """Any function t -> (alpha, sigma) with alpha, sigma > 0 inside (0, 1) and log(alpha/sigma) decreasing.
 
+    The steps of `paths.bridge` go through a rest at pure noise (alpha = 0) or pure data (sigma = 0) as well.
     Two optional methods replace what is otherwise derived: ``log_snr(t)`` and ``time_at(log_snr)``.
     """
 

@@ -39,7 +39,7 @@ def deis(denoise: Denoiser, schedule: Schedule, *, order: int = 3) -> Sampler:
     One evaluation a step; order 1 is DDIM, and their r is order - 1.  It starts by lower orders, so a whole run has at most
     order 2 unless it is `started` otherwise.  The weights are int (r - t)^j d rho = j int_s^t (r - t)^{j-1} (rho - rho_s) dr, which
     is regular at sigma_s = 0, by 48 Gauss-Legendre nodes in ((r - s)/(t - s))^{1/2}, in which a variance-preserving sigma is
-    smooth down to 0: exact to 1e-13 where t - s is no longer than the way from t to alpha = 0.  A step from alpha_t = 0 is DDIM's.
+    smooth down to 0: exact to 1e-13 where t - s is no longer than the way from t to alpha = 0.  A step from or to alpha = 0 is DDIM's.
     Raises: ValueError where order is not 1, 2, 3 or 4.
     Theorems: deis-by-its-integral, deis-is-exact-for-polynomials-of-time.
     """
@@ -49,7 +49,7 @@ def deis(denoise: Denoiser, schedule: Schedule, *, order: int = 3) -> Sampler:
         p, q = at(schedule, t), at(schedule, s)
         x0 = denoise(z, t)
         values = (RULES["noise"].value(x0, z, p), *recent.values)
-        nodes = [jnp.where(p.alpha > 0, time - p.t, jnp.inf) for time in recent.times]
+        nodes = [jnp.where((p.alpha > 0) & (q.alpha > 0), time - p.t, jnp.inf) for time in recent.times]
         moved = first_order_step(x0, z, z, p, q)
         if order > 1:
             moved = moved + q.alpha * integral(values, nodes, _moments(schedule, p, q, order))
@@ -81,18 +81,17 @@ def ipndm(denoise: Denoiser, schedule: Schedule, *, order: int = 4) -> Sampler:
     Theorems: ipndm-is-lms-of-even-steps.
     """
     require_order(order)
-    form = RULES["slope"]
 
     def step(noise: Sample, recent: Recent, z: Sample, t: Time, s: Time) -> tuple[Sample, Recent]:
         p, q = at(schedule, t), at(schedule, s)
         x0 = denoise(z, t)
-        values = (form.value(x0, z, p), *recent.values)
+        values = (RULES["noise"].value(x0, z, p), *recent.values)
         known = [jnp.isfinite(time) & (p.alpha > 0) for time in recent.times]
         nodes = [jnp.where(seen, -1.0 - k, -jnp.inf).astype(p.t.dtype) for k, seen in enumerate(known)]
         moved = first_order_step(x0, z, z, p, q)
         if order > 1:
-            length = form.apart(jnp.where(p.alpha > 0, p.alpha, 1), p.sigma, q.alpha, q.sigma)
-            moved = moved + form.scale(q) * length * change(form, values, nodes, jnp.ones_like(p.t))
+            length = q.sigma - q.alpha * p.sigma / jnp.where(p.alpha > 0, p.alpha, 1)  # in rho, times alpha_s
+            moved = moved + length * change(RULES["slope"], values, nodes, jnp.ones_like(p.t))
         return moved, _remember(recent, values, p.t)
 
     return Sampler(lambda z: _nothing(z, order - 1), step, fewest=order)
@@ -102,13 +101,13 @@ def pseudo_runge_kutta(denoise: Denoiser, schedule: Schedule) -> Sampler:
     """The rule of four stages for eps_hat, each moved by DDIM, with its middle half way in t.  Liu et al. 2022 (PNDM), Eq. 13.
 
     Half way in rho = sigma/alpha it is `runge_kutta` along NOISE, of order 4; elsewhere the weights are not those of its nodes
-    and its order is 2.  A step from alpha_t = 0, and one to sigma_s = 0, is DDIM's.
+    and its order is 2.  A step from or to alpha = 0, and one to sigma_s = 0, is DDIM's.
     Theorems: pseudo-runge-kutta-by-hand.
     """
 
     def step(noise: Sample, memory: Memory, z: Sample, t: Time, s: Time) -> tuple[Sample, Memory]:
         p, q = at(schedule, t), at(schedule, s)
-        regular = (p.alpha > 0) & (q.sigma > 0)
+        regular = (p.alpha > 0) & (q.alpha > 0) & (q.sigma > 0)
         x0, middle = denoise(z, t), at(schedule, (t + s) / 2)
         start, end = (jax.tree.map(lambda there, safe: jnp.where(regular, there, safe), one, middle) for one in (p, q))
 

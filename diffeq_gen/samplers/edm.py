@@ -32,10 +32,10 @@ def edm(
     """Algorithm 2 of Karras et al. 2022, for any schedule: gamma = min(s_churn / steps, sqrt(2) - 1) where s_min <= sigma <= s_max.
 
     `steps` is the number of steps of the grid, over which s_churn is shared.  All sigma are in units of alpha.  Two
-    evaluations a step; where sigma_next = 0 the step is Euler's and returns alpha_s D.  Undefined at alpha_t = 0.  Unless
-    s_noise = 1 the marginals are not preserved.
+    evaluations a step; where sigma_next = 0 the step is Euler's and returns alpha_s D.  Undefined at alpha_t = 0 and at
+    sigma_t = 0.  Unless s_noise = 1 the marginals are not preserved.
     Raises: ValueError where steps < 1, or s_churn or s_noise is negative, or s_min exceeds s_max; and at a step from alpha_t = 0
-    whose time is known, as it is outside `jit`.
+    or sigma_t = 0 whose time is known, as it is outside `jit`.
     Theorems: edm-churn-vs-blog-churn, edm-is-heun-of-ve, edm-tangent-points-to-denoiser, higher-order-depends-on-output.
     """
     require(lambda steps: steps >= 1, "steps must be at least 1", steps=steps)
@@ -49,7 +49,8 @@ def edm(
 
     def step(noise: Sample, memory: Memory, z: Sample, t: Time, s: Time) -> tuple[Sample, Memory]:
         p, q = at(schedule, t), at(schedule, s)
-        require(lambda alpha, t: alpha > 0, "alpha must be positive where a step of edm begins", alpha=p.alpha, t=t)
+        require(lambda alpha, sigma, t: (alpha > 0) & (sigma > 0),
+                "alpha and sigma must be positive where a step of edm begins", alpha=p.alpha, sigma=p.sigma, t=t)  # fmt: skip
         x, sigma, sigma_next = z / p.alpha, p.sigma / p.alpha, q.sigma / q.alpha
         if not still:
             gamma = jnp.where((s_min <= sigma) & (sigma <= s_max), jnp.minimum(s_churn / steps, GAMMA_MAX), 0)

@@ -80,7 +80,8 @@ def _itself(x0: Sample, z: Sample, p: Point) -> Sample:
 
 
 def _noise(x0: Sample, z: Sample, p: Point) -> Sample:
-    return (z - p.alpha * x0) / p.sigma
+    """eps_hat; at sigma = 0, where it is not known, something finite, which nobody reads."""
+    return (z - p.alpha * x0) / jnp.where(p.sigma > 0, p.sigma, 1)
 
 
 def _carried(x0: Sample, moved: Sample, p: Point) -> Sample:

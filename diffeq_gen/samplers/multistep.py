@@ -157,8 +157,9 @@ def _solver(
 
 
 def _apart(form: Rule, alpha: jax.Array, sigma: jax.Array, p: Point) -> jax.Array:
-    """From a point of the past to p along the rule's coordinate: infinite where alpha = 0, with no slope that is nan."""
-    far = alpha <= 0
+    """From a point of the past to p along the rule's coordinate: infinite where its alpha = 0, with no slope that is nan,
+    and where p is pure data, of which the noise is not known."""
+    far = (alpha <= 0) | (p.sigma <= 0)
     return jnp.where(far, jnp.inf, form.apart(jnp.where(far, 1, alpha), sigma, p.alpha, p.sigma))
 
 

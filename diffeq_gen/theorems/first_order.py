@@ -65,14 +65,16 @@ def _opening(schedule, t):
          schedule=schedules, z=vectors(3), eps=vectors(3), t=times, s=earlier("t"))  # fmt: skip
 def ddim_update(schedule, z, eps, t, s):
     """DDIM keeps x0_hat and eps_hat and moves the point: alpha_s x0_hat + sigma_s eps_hat, exact where x0_hat is the data,
-    alpha_s x0_hat at sigma_s = 0, and finite at alpha_t = 0."""
+    alpha_s x0_hat at sigma_s = 0, finite at alpha_t = 0, and sigma_s eps_hat back to alpha_s = 0."""
     p, q, x0 = at(schedule, t), at(schedule, s), _predict(z, t)
     noise, step = _noise_in(x0, z, p), samplers.ddim(_predict, schedule)
     point = samplers.ddim(lambda z, t: x0, schedule)
     last, first = samplers.ddim(_predict, _ending(schedule, s)), samplers.ddim(_predict, _opening(schedule, t))
+    back = samplers.ddim(_predict, lambda r: (schedule(r)[0] * (r - s), schedule(r)[1]))
     opened = at(_opening(schedule, t), s)
     left = [_move(step, z, z, t, s)] * 3
     left += [_move(point, z, p.alpha * x0 + p.sigma * eps, t, s), _move(last, z, z, t, s), _move(first, z, z, t, s)]
+    left.append(_move(back, z, z, t, s))
     right = [
         q.alpha * x0 + q.sigma * noise,
         q.sigma / p.sigma * z + (q.alpha - q.sigma / p.sigma * p.alpha) * x0,
@@ -80,6 +82,7 @@ def ddim_update(schedule, z, eps, t, s):
         q.alpha * x0 + q.sigma * eps,
         q.alpha * x0,
         opened.alpha * x0 + opened.sigma * z / p.sigma,
+        q.sigma * (z - p.alpha * (t - s) * x0) / p.sigma,
     ]
     return left, right
 

@@ -312,3 +312,43 @@ def kappa_of_variance_exploding(schedule, x0, eta, undone, t, s):
     """DDPM's kappa as sigma_s^2/sigma_t^2: right only where alpha is constant."""
     p, q = at(schedule, t), at(schedule, s)
     return paths.bridge(p, q)[0], (q.sigma / p.sigma) ** 2
+
+
+def _resting(without, size, rest):
+    """A schedule without signal (0) or without noise (1), the other as large as a power of `size` at each time."""
+    return lambda t: (size ** (t - rest), 0 * t)[:: 1 if without else -1]
+
+
+def _at_rest(eps, z, size, rest, t, s, scale):
+    """Every way to take a step where nothing but the scale changes, and z times `scale`."""
+    left, right = [], []
+    for without in (0, 1):
+        schedule = _resting(without, size, rest)
+        made = [samplers.ddim(_predict, schedule), samplers.ddim(_predict, schedule, eta=1.0)]
+        made += [samplers.ddpm(_predict, schedule, variance=0.5), samplers.churn(_predict, schedule)]
+        made += [samplers.exponential(_predict, schedule), samplers.multistep(_predict, schedule, rule="slope")]
+        left += [_move(sampler, eps, z, t, s) for sampler in made]
+        left.append(paths.renoise(z, eps, at(schedule, t), at(schedule, s)))
+        right += [scale * z] * len(made) + [z / scale]
+    return left, right
+
+
+@theorem(source="derived", z=vectors(3), eps=vectors(3), size=positive("scales", 0.01, 100.0), rest=fractions, t=times,
+         s=earlier("t"))  # fmt: skip
+def at_rest_a_step_only_scales(z, eps, size, rest, t, s):
+    """Between two points of pure noise a step multiplies z by sigma_s/sigma_t, and between two of pure data by
+    alpha_s/alpha_t, whatever the network says and however much noise is asked for; and so does the way back."""
+    return _at_rest(eps, z, size, rest, t, s, size ** (s - t))
+
+
+@at_rest_a_step_only_scales.near_miss
+def the_way_back_is_the_way(z, eps, size, rest, t, s):
+    """The scale turned over."""
+    return _at_rest(eps, z, size, rest, t, s, size ** (t - s))
+
+
+@at_rest_a_step_only_scales.near_miss
+def the_network_is_heard(z, eps, size, rest, t, s):
+    """Noise without signal at t alone."""
+    step = samplers.ddim(_predict, _opening(lambda r: (size ** (r - rest), size ** (r - rest)), t))
+    return _move(step, eps, z, t, s), size ** (s - t) * z

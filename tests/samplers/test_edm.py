@@ -107,11 +107,14 @@ def test_marginals_are_kept_by_unit_noise_only(s_noise, keeps):
     assert np.allclose(np.diag(cov), sigma_end**2, rtol=1e-10) == keeps
 
 
-def test_it_has_no_value_at_pure_noise_as_it_says():
+@pytest.mark.parametrize(
+    ("t", "s", "got"), [(1.0, 0.5, "alpha=0.0, sigma=1.0, t=1.0"), (0.0, 0.0, "alpha=1.0, sigma=0.0, t=0.0")]
+)
+def test_it_has_no_value_at_pure_noise_and_from_pure_data_as_it_says(t, s, got):
     """Said where the time is known; under `jit` it is nan."""
-    with pytest.raises(ValueError, match="alpha must be positive where a step of edm begins, got alpha=0.0, t=1.0"):
-        step(edm(known, Flow()), 1.0, 0.5)
-    assert not np.any(np.isfinite(jax.jit(lambda t: step(edm(known, Flow()), t, 0.5))(1.0)))
+    with pytest.raises(ValueError, match=f"alpha and sigma must be positive where a step of edm begins, got {got}"):
+        step(edm(known, Flow()), t, s)
+    assert not np.any(np.isfinite(jax.jit(lambda t: step(edm(known, Flow()), t, s))(t)))
 
 
 @pytest.mark.parametrize("t", [0.001, 0.5, 0.99])

@@ -191,7 +191,7 @@ def test_fewer_steps_than_an_order_needs_are_named(sampler):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("edm", "alpha must be positive where a step of edm begins, got alpha=0.0, t=1.0"),
+        ("edm", "alpha and sigma must be positive where a step of edm begins, got alpha=0.0, sigma=1.0, t=1.0"),
         (
             "euler-maruyama",
             "alpha and sigma must be positive where a step of euler_maruyama begins, got alpha=0.0, sigma=1.0",
