@@ -372,7 +372,7 @@ def baseline(root: Path, tests: Sequence[str], limit: float) -> float:
 
 def canaries(root: Path, faults: Iterable[Fault], jobs: int, limit: float) -> None:
     """Raises: SystemExit where a file that cannot even be imported passes its tests: then no fault in it is served."""
-    dead = Mutant(0, "canary", "", "", "raise ImportError('canary')\n")
+    dead = Mutant(0, "canary", "", "", "raise ImportError('canary')\n", "canary")
     planted = {fault.file: dataclasses.replace(fault, mutant=dead) for fault in faults}
     for run in forks(root, (Task(fault, fault.tests, limit=limit) for fault in planted.values()), jobs):
         if run["outcome"] != "killed":
@@ -458,9 +458,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         earlier = [
             json.loads(line) for line in chosen.json.read_text(encoding="utf-8").splitlines() if line.endswith("}")
         ]
-    known = {entry["name"]: entry for entry in earlier}
-    results = [known[fault.mutant.name] for fault in planted if fault.mutant.name in known]
-    left = [fault for fault in planted if fault.mutant.name not in known]
+    known = {(entry["file"], entry["name"]): entry for entry in earlier}
+    results = [known[fault.file, fault.mutant.name] for fault in planted if (fault.file, fault.mutant.name) in known]
+    left = [fault for fault in planted if (fault.file, fault.mutant.name) not in known]
     with tempfile.TemporaryDirectory() as cache:
         prepare(chosen.preload, Path(cache))
         results += planting(root, left, chosen)

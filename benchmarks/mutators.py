@@ -34,23 +34,35 @@ _NEIGHBOURS = dict(_PAIRS) | {b: a for a, b in _PAIRS}
 _EPSILON = 1 + 1e-6
 _SHAPES = {"zeros_like", "ones_like", "full_like", "finfo", "result_type", "shape", "ndim"}
 """Functions that read no more than shape or type of their first argument: a fault there is no fault."""
-_COMMUTATIVE = {"maximum", "minimum", "max", "min", "hypot", "logaddexp", "add", "multiply", "equal"}
+_COMMUTATIVE = {
+    "maximum",
+    "minimum",
+    "max",
+    "min",
+    "hypot",
+    "logaddexp",
+    "add",
+    "multiply",
+    "equal",
+    "not_equal",
+    "array_equal",
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Mutant:
-    """One fault: `before` became `after` on `line`, and the whole `source` that carries it."""
+    """One fault: `before` became `after` on `line`, and the whole `source` that carries it.
+
+    `name` is a fingerprint of the function or class with the fault in it, its words left out: by it a run that is taken up again
+    knows what it has done in a file, and forgets no more than the functions that have changed since.
+    """
 
     line: int
     label: str
     before: str
     after: str
     source: str
-
-    @property
-    def name(self) -> str:
-        """A fingerprint by which a run that is taken up again knows what it has done."""
-        return hashlib.sha256(f"{self.line}\n{self.label}\n{self.source}".encode()).hexdigest()[:16]
+    name: str
 
     @property
     def diff(self) -> str:
@@ -62,7 +74,7 @@ def mutants(source: str) -> list[Mutant]:
     """Every fault of a source file, in the order of its lines; two faults with the same text are one."""
     lines = [line.encode() for line in source.splitlines(keepends=True)]
     found: dict[str, Mutant] = {}
-    module = ast.parse(source)
+    module, told = ast.parse(source), [_bare(statement) for statement in ast.parse(source).body]
     for node, label, after in _Finder().of(module):
         if isinstance(after, ast.AST) and ast.dump(after) == ast.dump(node):
             continue
@@ -72,12 +84,23 @@ def mutants(source: str) -> list[Mutant]:
         head, tail = lines[first][: node.col_offset], lines[last][node.end_col_offset :]
         changed = b"".join([*lines[:first], head, text.encode(), tail, *lines[last + 1 :]]).decode()
         try:
-            equal = ast.dump(ast.parse(changed)) == ast.dump(module)
+            faulty = ast.parse(changed)
         except SyntaxError:
             continue
-        if not equal:
-            found.setdefault(changed, Mutant(node.lineno, label, ast.unparse(node), ast.unparse(after), changed))
+        at = next(i for i, statement in enumerate(module.body) if node.lineno <= statement.end_lineno)
+        wrong = _bare(faulty.body[at])
+        if wrong != told[at]:
+            name = hashlib.sha256(f"{told[:at].count(told[at])}\n{label}\n{wrong}".encode()).hexdigest()[:16]
+            found.setdefault(changed, Mutant(node.lineno, label, ast.unparse(node), ast.unparse(after), changed, name))
     return sorted(found.values(), key=lambda mutant: mutant.line)
+
+
+def _bare(statement: ast.stmt) -> str:
+    """A statement without its docstrings, and wherever it stands."""
+    for node in ast.walk(statement):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
+    return ast.dump(statement)
 
 
 Change = tuple[ast.expr, str, ast.expr]
@@ -142,7 +165,10 @@ class _Finder:
 
     def _call(self, node: ast.Call) -> Iterator[Change]:
         args = node.args
-        for i in range(0 if _called(node) in _COMMUTATIVE else len(args) - 1):
+        called = _called(node)
+        for i in range(
+            called == "clip", 0 if called in _COMMUTATIVE else len(args) - 1
+        ):  # clip: a maximum of the first two
             if not any(isinstance(arg, ast.Starred | ast.JoinedStr) or _is_text(arg) for arg in args[i : i + 2]):
                 yield node, "arguments swapped", _with(node, args=[*args[:i], args[i + 1], args[i], *args[i + 2 :]])
         if isinstance(node.func, ast.Name) and node.func.id == "range":

@@ -31,7 +31,7 @@ def started(sampler: Sampler, starter: Sampler, *, steps: int) -> Sampler:
     require(lambda steps: steps >= 1, "steps must be at least 1", steps=steps)
 
     def init(z: Sample) -> Memory:
-        return jnp.zeros((), z.dtype), sampler.init(z), starter.init(z)
+        return jnp.zeros((), jnp.int32), sampler.init(z), starter.init(z)
 
     def step(noise: Sample, memory: Memory, z: Sample, t: Time, s: Time) -> tuple[Sample, Memory]:
         taken, own, other = memory

@@ -87,7 +87,7 @@ def ipndm(denoise: Denoiser, schedule: Schedule, *, order: int = 4) -> Sampler:
         x0 = denoise(z, t)
         values = (RULES["noise"].value(x0, z, p), *recent.values)
         known = [jnp.isfinite(time) & (p.alpha > 0) for time in recent.times]
-        nodes = [jnp.where(seen, -1.0 - k, -jnp.inf).astype(p.t.dtype) for k, seen in enumerate(known)]
+        nodes = [jnp.where(seen, -1.0 - k, jnp.inf).astype(p.t.dtype) for k, seen in enumerate(known)]
         moved = first_order_step(x0, z, z, p, q)
         if order > 1:
             length = q.sigma - q.alpha * p.sigma / jnp.where(p.alpha > 0, p.alpha, 1)  # in rho, times alpha_s

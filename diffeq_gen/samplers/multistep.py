@@ -121,9 +121,9 @@ def _solver(
     size = order if corrector else order - 1
 
     def init(z: Sample) -> Past:
-        none, one = jnp.zeros_like(z), jnp.ones((), z.dtype)
+        none, zero, one = jnp.zeros_like(z), jnp.zeros((), z.dtype), jnp.ones((), z.dtype)
         kept = none if corrector else jnp.zeros((0,), z.dtype)
-        return Past(kept, (none,) * size, (0 * one,) * size, (one,) * size)
+        return Past(kept, (none,) * size, (zero,) * size, (one,) * size)
 
     def step(noise: Sample, past: Past, z: Sample, t: Time, s: Time) -> tuple[Sample, Past]:
         p, q = at(schedule, t), at(schedule, s)

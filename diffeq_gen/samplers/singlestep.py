@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from diffeq_gen.clocks import time_at
+from diffeq_gen.paths import gap
 from diffeq_gen.samplers.first_order import first_order_step
 from diffeq_gen.samplers.interpolation import RULES, Rule, change, constant_noise
 from diffeq_gen.schedules import at
@@ -80,7 +81,6 @@ def _stages(
     def states(noise: Sample, z: Sample, t: Time, s: Time) -> list[Sample]:
         p, q = at(schedule, t), at(schedule, s)
         h = form.apart(p.alpha, p.sigma, q.alpha, q.sigma)
-        gap = RULES["data"].apart(p.alpha, p.sigma, q.alpha, q.sigma)
         regular, x0, none = jnp.isfinite(h), denoise(z, t), jnp.zeros_like(z)
         values, nodes, walked, last = [form.value(x0, z, p)], [], none, p
 
@@ -94,7 +94,7 @@ def _stages(
             return first_order_step(none, walked, noise[i], last, there, _overshoot(last, there)) if noisy else none
 
         for i, share in enumerate(shares):
-            inside = time_at(schedule, jnp.where(regular, p.log_snr + 2 * share * gap, 0))
+            inside = time_at(schedule, jnp.where(regular, p.log_snr + share * gap(p, q), 0))
             r = jnp.where(regular, inside, (t + s) / 2)  # at which all is finite: what is seen there is not used
             there, span = at(schedule, r), jnp.where(regular, share * h, jnp.inf)
             walked, last = walk(there, i), there

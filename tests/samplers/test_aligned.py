@@ -79,6 +79,14 @@ def test_it_descends_as_adam_does(options, said, rtol):
     np.testing.assert_allclose([found.before, found.after], [before, after], rtol=rtol)
 
 
+def test_the_reference_has_256_steps_where_nothing_is_said():
+    denoise = exact.denoiser(exact.Gaussian(np.array([1.5, -0.25]), np.array([[0.5, 0.2], [0.2, 0.3]])), Cosine())
+    start = clocks.uniform(2, first=0.9, last=0.05)
+    errors = [float(aligned(ddim, denoise, Cosine(), jnp.asarray(Z), start, iterations=1, **said).before)
+              for said in ({}, {"reference": 256}, {"reference": 128})]  # fmt: skip
+    assert errors[0] == errors[1] != errors[2]
+
+
 def test_one_iteration_and_one_step_of_reference_are_enough():
     """Of reference one step of the rule of four stages: measured against that step itself, it says no error."""
     schedule, start = Cosine(), clocks.uniform(1, first=0.9, last=0.3)
@@ -115,6 +123,8 @@ def test_it_is_never_worse_however_wild_the_descent():
         ({"times": jnp.array([0.9, 0.5, 0.5])}, "log-SNR must rise along the times"),
         ({"times": jnp.array([0.9, 0.5, 0.0])}, "log-SNR must rise along the times, and be finite at both ends"),
         ({"reference": 0}, "iterations and reference must be positive, got iterations=300, reference=0"),
+        ({"reference": 0.75}, "iterations and reference must be positive, got iterations=300, reference=0.75"),
+        ({"iterations": 0.75}, "iterations and reference must be positive, got iterations=0.75"),
     ],
 )
 def test_bad_input_is_named(options, said):

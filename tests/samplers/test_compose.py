@@ -63,8 +63,9 @@ def test_each_is_given_as_much_noise_as_it_asks_for():
 
 
 def test_no_steps_are_no_start():
-    with pytest.raises(ValueError, match="steps must be at least 1, got steps=0"):
-        started(None, None, steps=0)
+    for steps in (0, 0.75):
+        with pytest.raises(ValueError, match=f"steps must be at least 1, got steps={steps}"):
+            started(None, None, steps=steps)
 
 
 def test_the_last_state_alone_is_denoised_with_the_last_of_a_float64_grid_too():
@@ -266,6 +267,7 @@ def test_a_step_to_the_last_time_or_beyond_is_denoised(s, ends):
         (lambda: churned(None, None, undone=-0.1), r"undone must lie in \[0, 1\), got undone=-0.1"),
         (lambda: raised(None, None, gamma=-0.1), "gamma must not be negative, got gamma=-0.1"),
         (lambda: corrected(None, None, steps=0), "steps must be at least 1, got steps=0"),
+        (lambda: corrected(None, None, steps=0.75), "steps must be at least 1, got steps=0.75"),
     ],
 )
 def test_bad_input_is_named(make, said):

@@ -103,6 +103,8 @@ def test_large_samples_get_axes_of_each_axis_and_no_mixture():
     points = np.random.default_rng(5).standard_normal((40, 33, 32)).astype(np.float32)
     control = samplers.control_of(jnp.asarray(points))
     assert [one.shape for one in control.basis] == [(33, 33), (32, 32)] and control.known is None
+    just = samplers.control_of(jnp.asarray(points.reshape(-1)[: 2 * 1025].reshape(2, 41, 25)))
+    assert [one.shape for one in just.basis] == [(41, 41), (25, 25)]
     small = samplers.control_of(jnp.asarray(points[:, :32, :32]), separable=None)
     assert small.basis.shape == (1024, 1024)
     forced = samplers.control_of(jnp.asarray(points[:, :4, :3]), separable=True, mixture=False)
@@ -133,6 +135,7 @@ def test_mixture_is_tried_up_to_256_dimensions(monkeypatch):
         (lambda: samplers.Control(jnp.zeros((2, 3)), 1.0, (jnp.eye(2), jnp.eye(2))), r"got basis=\(\(2, 2\), \(2, 2\)\)"),
         (lambda: samplers.Control(jnp.zeros((2, 3)), 1.0, (jnp.eye(2),)), r"basis must be matrices of shapes \(\(2, 2\), \(3, 3\)\)"),
         (lambda: samplers.control_times(plain(), FLOW, 0), "a grid needs at least one step, got n=0"),
+        (lambda: samplers.control_times(plain(), FLOW, 0.75), "a grid needs at least one step, got n=0.75"),
         (lambda: samplers.control_times(plain(), FLOW, 4, first=0.0), "first must be positive, got first=0.0"),
     ],
 )  # fmt: skip

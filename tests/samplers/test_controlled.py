@@ -445,7 +445,9 @@ def test_one_compilation_serves_all_controls_of_a_shape():
     [
         (lambda: samplers.controlled(jnp.tanh, FLOW, plain(), order=4), "order must be 1, 2 or 3, got order=4"),
         (lambda: samplers.controlled(jnp.tanh, FLOW, plain(), substeps=0), "substeps must be positive, got substeps=0"),
+        (lambda: samplers.controlled(jnp.tanh, FLOW, plain(), substeps=0.75), "substeps must be positive, got substeps=0.75"),
         (lambda: samplers.jump(plain(), FLOW, jnp.zeros(2), 1.0, 0.5, substeps=0), "substeps must be positive"),
+        (lambda: samplers.jump(plain(), FLOW, jnp.zeros(2), 1.0, 0.5, substeps=0.75), "substeps must be positive, got substeps=0.75"),
         (lambda: samplers.controlled(jnp.tanh, FLOW, plain(), eta=-0.5), "eta must not be negative, got eta=-0.5"),
         (lambda: samplers.controlled(jnp.tanh, FLOW, two_modes(), eta=1.0), "eta > 0 needs a control without a mixture, got"),
     ],

@@ -11,7 +11,7 @@ import pytest
 from diffeq_gen.samplers.interpolation import RULES, Rule, change, churned_data, constant_noise, phis, require_order
 from diffeq_gen.schedules import VP, Flow, at
 
-EXPONENTS = (-1e3, -40.0, -2.0000001, -2.0, -1.0, -1e-3, -1e-9, 0.0, 1e-9, 1e-3, 1.0, 2.0, 2.0000001, 40.0)
+EXPONENTS = (-1e3, -40.0, -2.9, -2.0000001, -2.0, -1.0, -1e-3, -1e-9, 0.0, 1e-9, 1e-3, 1.0, 2.0, 2.0000001, 2.9, 40.0)
 
 
 def exactly(k, w):

@@ -1,5 +1,7 @@
 """The fitted mixture: what it finds, when it finds none, and what is refused."""
 
+import collections
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -182,6 +184,19 @@ def test_centres_are_drawn_by_the_square_of_how_far_all_before_them_are():
 def test_each_row_belongs_to_its_nearest_centre_and_a_centre_of_none_is_left_out():
     rows, centres = np.array([[0.0, 0.0], [3.0, 4.0], [1.0, 0.0]]), np.array([[0.0, -1.0], [50.0, 0.0], [4.0, 2.0]])
     np.testing.assert_array_equal(nearest_centre(rows, centres), [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+
+
+def test_there_are_twenty_rounds_of_lloyds_and_forty_of_the_two_steps(monkeypatch):
+    counted = collections.Counter()
+
+    def counting(name):
+        rule = getattr(mixture, name)
+        monkeypatch.setattr(mixture, name, lambda *args: (counted.update([name]), rule(*args))[1])
+
+    for name in ("nearest_centre", "maximised", "responsibilities"):
+        counting(name)
+    mixture.expectation_maximised(Told(0, 1), np.array([[0.0], [1.0], [2.0], [10.0], [11.0], [12.0]]), 2)
+    assert counted == {"nearest_centre": 20, "maximised": 40, "responsibilities": 40}
 
 
 def test_it_starts_by_lloyds_rounds_and_alternates(monkeypatch):
