@@ -148,19 +148,27 @@ def network_output(control: Control, x0: Sample, z: Sample, p: Point) -> jax.Arr
 
 
 def _reach(control: Control) -> jax.Array:
-    """The scale of the data that decides where noise ends: (tr C^2 / d)^{1/4}, between the mean one and the largest."""
+    """The scale of the data: (tr C^2 / d)^{1/4}, between the mean one and the largest."""
     return jnp.mean(jnp.square(jnp.asarray(control.variances))) ** 0.25
 
 
 def control_times(
-    control: Control, schedule: Schedule, n: int, *, first: float = 0.5, rho: float = 4.0, sigma_min: float = 0.002
+    control: Control, schedule: Schedule, n: int, *, middle: float = 0.7, sigma_min: float = 0.002
 ) -> jax.Array:
-    """n steps, equal in (sigma/alpha)^{1/rho}, from sigma/alpha = first (n + 1) reach, where the jump ends, to sigma_min.
+    """n steps of equal length in u = sigma/(sigma + c alpha), c = middle * reach, from u = n/(n + 1), where the jump ends, to sigma_min.
 
-    Near infinite noise theta = sqrt(c) alpha/sigma: the jump is about as long an angle as each of the n steps that follow,
-    and errs by no more.
-    Raises: ValueError where n < 1, first or rho is not positive, or sigma_min does not lie below where the jump ends.
+    u is the time of the straight flow of data that are measured in units of c: half of the steps lie above sigma/alpha = c, and
+    near infinite noise, u = 1, it is the angle of such data, of which the jump takes as much as each of the steps.  In these
+    units it is decided to which mode a sample goes; fewer steps below them cost the median start some of its digits.  Cut to
+    what the schedule reaches.
+    Raises: ValueError where n < 1, middle is not positive, or sigma_min does not lie below where the jump ends.
+    Theorems: control-times-are-even-in-the-flow-of-the-data.
     """
     require(lambda n: n >= 1, "a grid needs at least one step", n=n)
-    require(lambda first: first > 0, "first must be positive", first=first)
-    return clocks.karras(schedule, n, rho=rho, sigma_min=sigma_min, sigma_max=first * (n + 1) * _reach(control))
+    require(lambda middle: middle > 0, "middle must be positive", middle=middle)
+    c = middle * _reach(control)
+    require(lambda low, high: 0 < low < high, "sigma must fall from where the jump ends to sigma_min > 0",
+            sigma_min=sigma_min, jump_ends=n * c)  # fmt: skip
+    ends = clocks.log_snr_range(schedule, log_snr_min=-2 * jnp.log(n * c), log_snr_max=-2 * jnp.log(sigma_min))
+    u = jnp.linspace(*(jax.nn.sigmoid(-log_snr / 2 - jnp.log(c)) for log_snr in ends), n + 1)
+    return jax.vmap(lambda u: clocks.time_at(schedule, -2 * (jnp.log(c) + jnp.log(u) - jnp.log1p(-u))))(u)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.scipy.stats import norm
 
 from diffeq_gen import exact, samplers
-from diffeq_gen.samplers.control import Control, network_output
+from diffeq_gen.samplers.control import Control, control_times, network_output
 from diffeq_gen.samplers.controlled import controlled, jump
 from diffeq_gen.schedules import Flow, at
 from diffeq_gen.theorems.controlled_solvers import _output_denoiser, _still, _variances
@@ -16,6 +16,7 @@ from diffeq_gen.theorems.domains import positive, scalars, smooth_schedules, vec
 from diffeq_gen.theorems.refinement import SIZES, grids
 from diffeq_gen.theorems.registry import theorem
 from diffeq_gen.theorems.solver_exactness import TIMES
+from diffeq_gen.theorems.solver_families import PARABOLAS, Parabola
 from diffeq_gen.theorems.solver_orders import _resting, _steps
 from diffeq_gen.types import Point, dot
 
@@ -207,3 +208,35 @@ def the_sum_not_its_half(apart, y):
 def about_another_mean(apart, y):
     """A control whose mean is the first mode's: F begins with a constant."""
     return _from_cumulants(apart, y, which=0)
+
+
+def _flow_times(schedule, spread, middle, unit):
+    """sigma/(sigma + unit alpha) along four steps of `control_times`."""
+    wide = Parabola(40.0, 20 * schedule.slope, 20 * schedule.bend + 80.0, schedule.size, schedule.tilt)
+    control = Control(jnp.zeros_like(spread), _variances(spread))
+    alphas, sigmas = jax.vmap(wide)(control_times(control, wide, 4, middle=middle, sigma_min=0.01))
+    return sigmas / (sigmas + unit * alphas)
+
+
+@theorem(source="derived", schedule=PARABOLAS, spread=vectors(3), middle=positive("middles", 0.1, 10.0), cases=200)
+def control_times_are_even_in_the_flow_of_the_data(schedule, spread, middle):
+    """In u = sigma/(sigma + c alpha), the straight flow's time for data in units of c = middle (mean variance^2)^{1/4}, the steps
+    are even from n/(n + 1) to where sigma/alpha is its smallest."""
+    unit = middle * jnp.sqrt(jnp.sqrt(jnp.mean(_variances(spread) ** 2)))
+    last = 0.01 / (0.01 + unit)
+    return _flow_times(schedule, spread, middle, unit), 0.8 + (last - 0.8) * jnp.arange(5.0, dtype=unit.dtype) / 4
+
+
+@control_times_are_even_in_the_flow_of_the_data.near_miss
+def in_units_of_the_mean_deviation(schedule, spread, middle):
+    """c from the mean variance, by which large and small axes count alike."""
+    unit = middle * jnp.sqrt(jnp.mean(_variances(spread)))
+    last = 0.01 / (0.01 + unit)
+    return _flow_times(schedule, spread, middle, unit), 0.8 + (last - 0.8) * jnp.arange(5.0, dtype=unit.dtype) / 4
+
+
+@control_times_are_even_in_the_flow_of_the_data.near_miss
+def the_jump_to_the_middle(schedule, spread, middle):
+    """The jump ended where sigma/alpha = c, whatever the number of steps."""
+    unit = middle * jnp.sqrt(jnp.sqrt(jnp.mean(_variances(spread) ** 2)))
+    return _flow_times(schedule, spread, middle, unit)[0], jnp.full_like(unit, 0.5)
