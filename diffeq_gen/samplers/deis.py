@@ -17,7 +17,7 @@ from diffeq_gen.samplers.compose import started
 from diffeq_gen.samplers.first_order import first_order_step
 from diffeq_gen.samplers.interpolation import RULES, change, integral, require_order
 from diffeq_gen.schedules import at
-from diffeq_gen.types import Denoiser, Memory, Point, Sample, Sampler, Schedule, Time, dot
+from diffeq_gen.types import Denoiser, Memory, Point, Sample, Sampler, Schedule, Time
 
 __all__ = ["Recent", "deis", "ipndm", "pndm", "pseudo_runge_kutta"]
 
@@ -50,9 +50,7 @@ def deis(denoise: Denoiser, schedule: Schedule, *, order: int = 3) -> Sampler:
         x0 = denoise(z, t)
         values = (RULES["noise"].value(x0, z, p), *recent.values)
         nodes = [jnp.where((p.alpha > 0) & (q.alpha > 0), time - p.t, jnp.inf) for time in recent.times]
-        moved = first_order_step(x0, z, z, p, q)
-        if order > 1:
-            moved = moved + q.alpha * integral(values, nodes, _moments(schedule, p, q, order))
+        moved = first_order_step(x0, z, z, p, q) + q.alpha * integral(values, nodes, _moments(schedule, p, q, order))
         return moved, _remember(recent, values, p.t)
 
     return Sampler(lambda z: _nothing(z, order - 1), step, fewest=order)
@@ -67,7 +65,7 @@ def _moments(schedule: Schedule, p: Point, q: Point, count: int) -> list[jax.Arr
     r = q.t + (p.t - q.t) * u**2
     alphas, sigmas = jax.vmap(schedule)(r)
     above = sigmas / alphas - q.sigma / q.alpha
-    return [jnp.zeros((), dtype), *(dot(shares, j * (r - p.t) ** (j - 1) * above) for j in range(1, count))]
+    return [jnp.zeros((), dtype), *(jnp.sum(shares * j * (r - p.t) ** (j - 1) * above) for j in range(1, count))]
 
 
 def ipndm(denoise: Denoiser, schedule: Schedule, *, order: int = 4) -> Sampler:
@@ -88,10 +86,8 @@ def ipndm(denoise: Denoiser, schedule: Schedule, *, order: int = 4) -> Sampler:
         values = (RULES["noise"].value(x0, z, p), *recent.values)
         known = [jnp.isfinite(time) & (p.alpha > 0) for time in recent.times]
         nodes = [jnp.where(seen, -1.0 - k, jnp.inf).astype(p.t.dtype) for k, seen in enumerate(known)]
-        moved = first_order_step(x0, z, z, p, q)
-        if order > 1:
-            length = q.sigma - q.alpha * p.sigma / jnp.where(p.alpha > 0, p.alpha, 1)  # in rho, times alpha_s
-            moved = moved + length * change(RULES["slope"], values, nodes, jnp.ones_like(p.t))
+        length = q.sigma - q.alpha * p.sigma / jnp.where(p.alpha > 0, p.alpha, 1)  # in rho, times alpha_s
+        moved = first_order_step(x0, z, z, p, q) + length * change(RULES["slope"], values, nodes, jnp.ones_like(p.t))
         return moved, _remember(recent, values, p.t)
 
     return Sampler(lambda z: _nothing(z, order - 1), step, fewest=order)

@@ -92,6 +92,20 @@ def test_a_step_from_pure_noise_is_ddims_whatever_is_remembered(make):
         assert bool(jnp.all(jnp.isfinite(jnp.stack(ends)))) and bool(jnp.all(ends[0] == ends[1])) == same
 
 
+@pytest.mark.parametrize("name", MADE)
+@pytest.mark.parametrize(("t", "s"), [(0.9, 1.0), (0.2, 0.0)], ids=["to pure noise", "to pure data"])
+def test_a_step_of_one_stage_to_an_end_is_ddims(name, t, s):
+    """Of those that remember, the first one, and back to pure noise the second too; of the four stages any."""
+    schedule, z = Cosine(), jnp.array([0.7, -1.2])
+    denoise = exact.denoiser(WORLD, schedule)
+    sampler, plain = MADE[name](denoise, schedule), ddim(denoise, schedule)
+    _, memory = sampler.step(z[None], sampler.init(z), z, jnp.asarray(0.8), jnp.asarray(t))
+    for one in (sampler.init(z), *((memory,) if s == 1 and name != "ipndm" else ())):
+        moved, _ = sampler.step(z[None], one, z, jnp.asarray(t), jnp.asarray(s))
+        known, _ = plain.step(None, (), z, jnp.asarray(t), jnp.asarray(s))
+        np.testing.assert_allclose(moved, known, rtol=3e-6)
+
+
 @pytest.mark.parametrize("make", [deis, ipndm])
 def test_it_remembers_as_many_values_as_its_order_asks_for(make):
     kept = make(lambda z, t: z, Flow(), order=3).init(jnp.zeros(2))
