@@ -1,23 +1,25 @@
 """How far solvers of the probability flow end from its solution, for the same evaluations: on known worlds, and on a network.
 
     python -m benchmarks.solvers.accuracy [--worlds digits spiral ...] [--starts 2048] [--seed 1] [--keep FOLDER]
+    python -m benchmarks.solvers.accuracy --schedule flow --budgets 4 5 6 8 10 15 20 30 50 --all
     python -m benchmarks.solvers.accuracy --run runs/digits
 
-From z ~ N(0, 80^2 I) to sigma = 0.002 at alpha = 1; error: the rms over starts and dimensions, and the median start's, against
+From z/alpha ~ N(0, 80^2 I) to sigma/alpha = 0.002; error: the rms over starts and dimensions of z/alpha, and the median start's, against
 1,000 steps of the classical Runge-Kutta rule in log sigma (of a network: 125, which are 500 evaluations).  Peers: all of this
 library, each on the best of three grids (uniform in log-SNR, Karras rho = 7, uniform in flow time), the best of them all at each
 number of evaluations.  `controlled` is run as it comes: `control_of` 4,000 draws of the world (of the digits: the thousand that
 the world is made of; of a network: what it was trained on), `jump`, `control_times`.  A seed makes the worlds, the draws and the
 starts; 0 is that on which the settings of `controlled` were chosen.  Worlds are in float64, a network in float32, whose samples
-are also compared with held-out data by their sliced Wasserstein distance.
+are also compared with held-out data by their sliced Wasserstein distance.  `--all` prints every peer on every grid.
 
 The rms is decided by the few starts that a solver takes to another mode than the flow does, and so by chance: in brackets, the
 5th and the 95th percentile of the ratio over 1,000 draws of the starts, with replacement; the best peer is found anew in each.
 """
 
 import argparse
+import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,14 +27,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.solvers.worlds import WORLDS, World, denoise, draw
+from benchmarks.solvers.worlds import WORLDS, denoise, draw
 from diffeq_gen import clocks, samplers, schedules, training
 from diffeq_gen.training.evaluation import sliced_wasserstein
-from diffeq_gen.types import Denoiser, Sampler
+from diffeq_gen.types import Denoiser, Sampler, Schedule
 
 BUDGETS = (4, 5, 6, 8, 10, 15, 20)
 JUDGED = (5, 6, 8, 10)
-SCHEDULE = schedules.EDM()
+SCHEDULES = {"edm": schedules.EDM(), "vp": schedules.VP(), "flow": schedules.Flow()}
+SIGMA_MAX, SIGMA_MIN = 80.0, 0.002
+"""Of sigma/alpha: where a run begins and ends, whatever the schedule."""
 
 PEERS: dict[str, tuple[Callable, dict, int]] = {
     "ddim": (samplers.ddim, {}, 1),
@@ -56,37 +60,46 @@ PEERS: dict[str, tuple[Callable, dict, int]] = {
 """name -> (factory, options, evaluations a step)."""
 
 
-def grids(n: int) -> dict[str, jax.Array]:
-    """The three grids of n steps over the whole schedule."""
+Model = Callable[[jax.Array, jax.Array], jax.Array]
+"""(z/alpha, sigma/alpha) -> x0_hat."""
+
+
+def grids(schedule: Schedule, n: int) -> dict[str, jax.Array]:
+    """The three grids of n steps between the two levels of noise."""
     flow = schedules.Flow()
-    ends = [float(flow.time_at(clocks.log_snr(SCHEDULE, t))) for t in (1.0, 0.0)]
-    straight = clocks.uniform(n, first=ends[0], last=ends[1])
+    first, last = (-2 * jnp.log(jnp.array(level)) for level in (SIGMA_MAX, SIGMA_MIN))
+    straight = clocks.uniform(n, first=float(flow.time_at(first)), last=float(flow.time_at(last)))
     return {
-        "log-SNR": clocks.uniform_log_snr(SCHEDULE, n),
-        "Karras": clocks.uniform(n),
-        "flow": jax.vmap(lambda t: SCHEDULE.time_at(flow.log_snr(t)))(straight),
+        "log-SNR": clocks.uniform_log_snr(schedule, n, log_snr_min=first, log_snr_max=last),
+        "Karras": clocks.karras(schedule, n, sigma_min=SIGMA_MIN, sigma_max=SIGMA_MAX),
+        "flow": jax.vmap(lambda t: clocks.time_at(schedule, flow.log_snr(t)))(straight),
     }
 
 
-def known(world: World) -> Denoiser:
-    """The world's denoiser at each time."""
-    return lambda z, t: denoise(world, z, SCHEDULE(t)[1])
-
-
-def learnt(run: training.Run) -> Denoiser:
-    """A trained network's denoiser, at alpha = 1: it is asked at the time of its own schedule that has the same log-SNR."""
+def under(schedule: Schedule, model: Model) -> Denoiser:
+    """The denoiser of a model under a schedule."""
 
     def asked(z: jax.Array, t: jax.Array) -> jax.Array:
-        own = clocks.time_at(run.schedule, clocks.log_snr(SCHEDULE, t))
-        return run.denoise(run.schedule(own)[0] * z, own)
+        alpha, sigma = schedule(t)
+        return model(z / alpha, sigma / alpha)
 
     return asked
 
 
-def solution(denoise: Denoiser, z: jax.Array, steps: int) -> jax.Array:
+def learnt(run: training.Run) -> Model:
+    """A trained network: it is asked at the time of its own schedule that has this log-SNR."""
+
+    def asked(x: jax.Array, level: jax.Array) -> jax.Array:
+        own = clocks.time_at(run.schedule, -2 * jnp.log(level))
+        return run.denoise(run.schedule(own)[0] * x, own)
+
+    return asked
+
+
+def solution(model: Model, x: jax.Array, steps: int) -> jax.Array:
     """The end of the probability flow, by the classical Runge-Kutta rule in log sigma."""
-    logs = jnp.linspace(jnp.log(SCHEDULE.sigma_max), jnp.log(SCHEDULE.sigma_min), steps + 1, dtype=z.dtype)
-    slope = lambda z, log: z - denoise(z, SCHEDULE.time_at(-2 * log))  # noqa: E731
+    z, logs = x, jnp.linspace(jnp.log(SIGMA_MAX), jnp.log(SIGMA_MIN), steps + 1, dtype=x.dtype)
+    slope = lambda z, log: z - model(z, jnp.exp(log))  # noqa: E731
 
     def body(z: jax.Array, pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         log, h = pair[0], pair[1] - pair[0]
@@ -99,8 +112,8 @@ def solution(denoise: Denoiser, z: jax.Array, steps: int) -> jax.Array:
     return jax.jit(lambda z: jax.lax.scan(body, z, (logs[:-1], logs[1:]))[0])(z)
 
 
-def ends(sampler: Sampler, starts: jax.Array, times: list[jax.Array]) -> np.ndarray:
-    """Where it ends on each grid of times, all in one compilation: a step of no length is passed over."""
+def ends(schedule: Schedule, sampler: Sampler, starts: jax.Array, times: list[jax.Array]) -> np.ndarray:
+    """z/alpha where it ends on each grid of times, all in one compilation: a step of no length is passed over."""
     longest = max(map(len, times))
     table = jnp.stack([jnp.concatenate([row, jnp.full(longest - len(row), row[-1])]) for row in times]).astype(
         starts.dtype
@@ -111,7 +124,8 @@ def ends(sampler: Sampler, starts: jax.Array, times: list[jax.Array]) -> np.ndar
             moved = lambda: sampler.step(start[:0], carry[1], carry[0], *pair)  # noqa: E731
             return jax.lax.cond(pair[0] == pair[1], lambda: carry, moved), None
 
-        return jax.lax.scan(body, (start, sampler.init(start)), (row[:-1], row[1:]))[0][0]
+        end = jax.lax.scan(body, (start, sampler.init(start)), (row[:-1], row[1:]))[0][0]
+        return end / schedule(row[-1])[0]
 
     return np.asarray(jax.jit(lambda pair: jax.lax.map(lambda pair: run(*pair), pair))((starts, table)), np.float64)
 
@@ -137,16 +151,16 @@ class Peers(NamedTuple):
 
 
 def peers_at(
-    denoise: Denoiser, z: jax.Array, end: np.ndarray, judge: Callable[[np.ndarray], float]
-) -> dict[int, Peers]:
+    schedule: Schedule, budgets: Sequence[int], model: Model, x: jax.Array, end: np.ndarray, judge: Callable[[np.ndarray], float]
+) -> dict[int, Peers]:  # fmt: skip
     """Budget -> every peer on every grid that it has steps enough for."""
-    rows: dict[int, list[tuple[str, np.ndarray, float]]] = {budget: [] for budget in BUDGETS}
+    rows: dict[int, list[tuple[str, np.ndarray, float]]] = {budget: [] for budget in budgets}
     for name, (factory, options, each) in PEERS.items():
-        sampler = factory(denoise, SCHEDULE, **options)
-        cases = [(n, grid, times) for n in BUDGETS for grid, times in grids(n // each).items()
+        sampler = factory(under(schedule, model), schedule, **options)
+        cases = [(n, grid, times) for n in budgets for grid, times in grids(schedule, n // each).items()
                  if n // each >= sampler.fewest]  # fmt: skip
-        starts = jnp.broadcast_to(z, (len(cases), *z.shape))
-        found = ends(sampler, starts, [case[2] for case in cases])
+        starts = jnp.stack([x * schedule(times[0])[0] for *_, times in cases])
+        found = ends(schedule, sampler, starts, [case[2] for case in cases])
         for (n, grid, _), one in zip(cases, found, strict=True):
             rows[n].append((f"{name}, {grid}", squares(one, end), judge(one)))
     return {n: Peers(*map(np.array, zip(*row, strict=True))) for n, row in rows.items()}
@@ -163,7 +177,8 @@ def kept_peers(folder: Path | None, name: str, make: Callable[[], dict[int, Peer
             np.savez(file, **parts)
         return made
     with np.load(file, allow_pickle=False) as kept:
-        return {n: Peers(*(kept[f"{n} {part}"] for part in Peers._fields)) for n in BUDGETS}
+        counts = sorted({int(key.split()[0]) for key in kept})
+        return {n: Peers(*(kept[f"{n} {part}"] for part in Peers._fields)) for n in counts}
 
 
 def by_chance(own: np.ndarray, peers: Peers, draws: int = 1000) -> tuple[float, float]:
@@ -175,61 +190,80 @@ def by_chance(own: np.ndarray, peers: Peers, draws: int = 1000) -> tuple[float, 
     return float(np.quantile(ratios, 0.05)), float(np.quantile(ratios, 0.95))
 
 
-def ours(denoise: Denoiser, points: np.ndarray, z: jax.Array, mixture: bool) -> tuple[int, np.ndarray]:
+def ours(
+    schedule: Schedule, budgets: Sequence[int], model: Model, points: np.ndarray, x: jax.Array, mixture: bool
+) -> tuple[int, np.ndarray]:
     """(components of the control, where `controlled` ends at the budgets)."""
-    made = samplers.control_of(jnp.asarray(points, z.dtype), mixture=mixture)
-    times = [samplers.control_times(made, SCHEDULE, n) for n in BUDGETS]
-    jumps = jax.jit(lambda z, s: samplers.jump(made, SCHEDULE, z, 1.0, s))
-    starts = jnp.stack([jumps(z, row[0]) for row in times])
-    sampler = samplers.controlled(denoise, SCHEDULE, made)
-    return 1 if made.known is None else len(made.known.weights), ends(sampler, starts, times)
+    made = samplers.control_of(jnp.asarray(points, x.dtype), mixture=mixture)
+    times = [samplers.control_times(made, schedule, n) for n in budgets]
+    first = clocks.time_at(schedule, -2 * jnp.log(jnp.array(SIGMA_MAX))).astype(x.dtype)
+    jumps = jax.jit(lambda z, s: samplers.jump(made, schedule, z, first, s))
+    starts = jnp.stack([jumps(x * schedule(first)[0], row[0]) for row in times])
+    sampler = samplers.controlled(under(schedule, model), schedule, made)
+    return 1 if made.known is None else len(made.known.weights), ends(schedule, sampler, starts, times)
 
 
 def compared(
-    name: str, denoise: Denoiser, points: np.ndarray, z: jax.Array, steps: int, keep: Path | None,
+    name: str, model: Model, points: np.ndarray, x: jax.Array, steps: int, options: argparse.Namespace,
     judge: Callable[[np.ndarray], float] = lambda one: np.nan,
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """Control -> its rms error over that of the best peer, at each budget, and the low end of what chance makes of it."""
-    end = np.asarray(solution(denoise, z, steps), np.float64)
-    peers, of_flow = kept_peers(keep, name, lambda: peers_at(denoise, z, end, judge)), judge(end)
+    schedule, budgets = SCHEDULES[options.schedule], options.budgets
+    end = np.asarray(solution(model, x, steps), np.float64)
+    peers = kept_peers(
+        options.keep, f"{options.schedule} {name}", lambda: peers_at(schedule, budgets, model, x, end, judge)
+    )
+    of_flow = judge(end)
     heard = not np.isnan(of_flow)
     print(f"\n{name}" + (f"; the flow's end has sw {of_flow:.4f}" if heard else ""))
-    best = {kind: [peers[n].best(kind) for n in BUDGETS] for kind in ("rms", "median")}
+    best = {kind: [peers[n].best(kind) for n in budgets] for kind in ("rms", "median")}
     for kind, row in best.items():
-        told = (f"{n}: {error:.3g} ({whose})" for n, (error, whose, _) in zip(BUDGETS, row, strict=True))
+        told = (f"{n}: {error:.3g} ({whose})" for n, (error, whose, _) in zip(budgets, row, strict=True))
         print(f"  best peer, {kind}  " + "  ".join(told))
+    if options.all:
+        every(peers)
     ratios = {}
     for label, mixture in (("as it comes", True), ("Gaussian control", False)):
-        k, found = ours(denoise, points, z, mixture)
+        k, found = ours(schedule, budgets, model, points, x, mixture)
         own = [squares(one, end) for one in found]
         rms = [np.sqrt(np.mean(each)) / error for each, (error, *_) in zip(own, best["rms"], strict=True)]
         median = [np.sqrt(np.median(each)) / error for each, (error, *_) in zip(own, best["median"], strict=True)]
-        chance = [by_chance(each, peers[n]) for n, each in zip(BUDGETS, own, strict=True)]
+        chance = [by_chance(each, peers[n]) for n, each in zip(budgets, own, strict=True)]
         print(f"  {label} (components: {k}), error over the best peer's")
-        rows = zip(BUDGETS, rms, chance, strict=True)
+        rows = zip(budgets, rms, chance, strict=True)
         print("    rms     " + "  ".join(f"{n}: {one:.2f} ({low:.2f}, {high:.2f})" for n, one, (low, high) in rows))
-        print("    median  " + "  ".join(f"{n}: {one:.2f}" for n, one in zip(BUDGETS, median, strict=True)), flush=True)
+        print("    median  " + "  ".join(f"{n}: {one:.2f}" for n, one in zip(budgets, median, strict=True)), flush=True)
         if heard:
-            rows = zip(BUDGETS, found, best["rms"], strict=True)
+            rows = zip(budgets, found, best["rms"], strict=True)
             row = "  ".join(f"{n}: {judge(one):.4f} ({theirs:.4f})" for n, one, (_, _, theirs) in rows)
             print(f"    sliced Wasserstein distance to held-out data, and the best peer's  {row}", flush=True)
         ratios[label] = np.array([rms, [low for low, _ in chance]])
     return ratios
 
 
-def on_a_network(folder: Path, starts: int, seed: int, keep: Path | None) -> None:
+def every(peers: dict[int, Peers]) -> None:
+    """Prints the root mean square error of each peer on each grid."""
+    told = {
+        n: dict(zip(map(str, one.names), np.sqrt(np.mean(one.squares, axis=1)), strict=True))
+        for n, one in peers.items()
+    }
+    print(f"  {'rms error at evaluations':28}" + "".join(f"{n:>9}" for n in told))
+    for name in dict.fromkeys(name for row in told.values() for name in row):
+        print(f"  {name:28}" + "".join(f"{row[name]:9.2g}" if name in row else f"{'':9}" for row in told.values()))
+
+
+def on_a_network(options: argparse.Namespace) -> None:
     """The same on a network that `diffeq-gen train` left."""
-    run = training.restore(folder)
-    keys = jax.random.split(jax.random.key(seed), 3)
+    run = training.restore(options.run)
+    keys = jax.random.split(jax.random.key(options.seed), 3)
     held_out, points = (
         run.dataset.dequantised(key, part)
         for key, part in zip(keys, (run.dataset.held_out, run.dataset.train), strict=False)
     )
-    z = SCHEDULE.sigma_max * jax.random.normal(keys[2], (starts, *held_out.shape[1:]))
+    x = SIGMA_MAX * jax.random.normal(keys[2], (options.starts, *held_out.shape[1:]))
     judge = lambda one: sliced_wasserstein(one, held_out)  # noqa: E731
-    compared(
-        f"{run.dataset.name}, network after {int(run.state.step)} updates", learnt(run), points, z, 125, keep, judge
-    )
+    name = f"{run.dataset.name}, network after {int(run.state.step)} updates"
+    compared(name, learnt(run), points, x, 125, options, judge)
 
 
 def main() -> None:
@@ -244,9 +278,12 @@ def main() -> None:
     parser.add_argument(
         "--keep", type=Path, default=None, help="a folder in which the peers' errors are kept, and not found again"
     )
+    parser.add_argument("--schedule", choices=tuple(SCHEDULES), default="edm")
+    parser.add_argument("--budgets", nargs="+", type=int, default=list(BUDGETS), help="evaluations")
+    parser.add_argument("--all", action="store_true", help="print every peer on every grid")
     options = parser.parse_args()
     if options.run is not None:
-        on_a_network(options.run, options.starts, options.seed, options.keep)
+        on_a_network(options)
         return
     jax.config.update("jax_enable_x64", True)
     rows: dict[str, dict[str, np.ndarray]] = {}
@@ -255,22 +292,24 @@ def main() -> None:
             continue
         world = make(options.seed)
         key = jax.random.key(options.seed)
-        z = SCHEDULE.sigma_max * jax.random.normal(key, (options.starts, world.size), jnp.float64)
+        x = SIGMA_MAX * jax.random.normal(key, (options.starts, world.size), jnp.float64)
         points = draw(world, 4000, options.seed) if len(world.weights) < 1000 else world.means
-        rows[name] = compared(name, known(world), points, z, 1000, options.keep)
+        rows[name] = compared(name, functools.partial(denoise, world), points, x, 1000, options)
     for label in ("as it comes", "Gaussian control"):
-        summary(label, {name: row[label] for name, row in rows.items()})
+        summary(label, options.budgets, {name: row[label] for name, row in rows.items()})
 
 
-def summary(label: str, rows: dict[str, np.ndarray]) -> None:
+def summary(label: str, budgets: Sequence[int], rows: dict[str, np.ndarray]) -> None:
     """Prints the geometric means over mixtures and over digits, and the worst ratio of all."""
-    judged, said = np.isin(BUDGETS, JUDGED), []
+    judged, said = np.isin(budgets, JUDGED), []
     for kind, what in ((False, "mixtures"), (True, "digits")):
         logs = [np.log(row[0, judged]) for name, row in rows.items() if ("digits" in name) == kind]
         said += [f"{what} {np.exp(np.mean(logs)):.3f}"] if logs else []
-    print(f"\n{label}: geometric mean at 5, 6, 8, 10 evaluations: {', '.join(said)}")
+    print(
+        f"\n{label}: geometric mean at {', '.join(map(str, np.array(budgets)[judged]))} evaluations: {', '.join(said)}"
+    )
     for i, what in enumerate(("ratio", "5th percentile")):
-        worst = max((ratio, name, n) for name, row in rows.items() for n, ratio in zip(BUDGETS, row[i], strict=True))
+        worst = max((ratio, name, n) for name, row in rows.items() for n, ratio in zip(budgets, row[i], strict=True))
         print(f"  the largest {what}: {worst[0]:.2f} ({worst[1]}, {worst[2]})")
 
 
