@@ -149,7 +149,8 @@ def test_mixture_is_tried_up_to_256_dimensions(monkeypatch):
         (lambda: samplers.control_times(plain(), FLOW, 0.75), "a grid needs at least one step, got n=0.75"),
         (lambda: samplers.control_times(plain(), FLOW, 4, middle=0.0), "middle must be positive, got middle=0.0"),
         (lambda: samplers.control_times(plain(), FLOW, 4, sigma_min=0.0), r"sigma must fall .*, got sigma_min=0.0, jump_ends="),
-        (lambda: samplers.control_times(samplers.Control(jnp.zeros(2), 1.0), FLOW, 1, middle=0.002), "sigma must fall from where the jump ends to sigma_min > 0"),
+        (lambda: samplers.control_times(samplers.Control(jnp.zeros(2), 1.0), FLOW, 1, middle=0.002),
+         "sigma must fall from where the jump ends to sigma_min > 0"),
     ],
 )  # fmt: skip
 def test_bad_input_is_named(refused, message):

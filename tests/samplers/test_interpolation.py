@@ -38,6 +38,21 @@ def test_phi_has_all_its_digits(w, dtype, ulps):
             assert abs(float(value) - known) <= ulps * np.finfo(dtype).eps * abs(known)
 
 
+@pytest.mark.parametrize("w", [-2.9, -2.0, 2.0, 2.9])
+def test_phi_alone_has_all_its_digits_where_the_series_ends(w):
+    """The first phi has the slowest series: at -2.9 its terms would leave 60 ulps."""
+    with jax.enable_x64(True):
+        (value,) = phis(1, jnp.asarray(w))
+        np.testing.assert_allclose(float(value), float(exactly(1, w)), rtol=8 * np.finfo(float).eps)
+
+
+@pytest.mark.parametrize("rule", ["noise", "slope"])
+def test_the_noise_of_pure_data_is_finite_with_its_slope(rule):
+    p = at(Flow(), jnp.asarray(0.0))
+    value, slope = jax.jvp(lambda z: RULES[rule].value(0.5 * z, z, p), (jnp.array([0.3, -1.2]),), (jnp.ones(2),))
+    assert bool(jnp.all(jnp.isfinite(value))) and bool(jnp.all(jnp.isfinite(slope)))
+
+
 def test_phi_at_the_ends():
     with jax.enable_x64(True):
         np.testing.assert_allclose(phis(4, jnp.asarray(0.0)), [1 / math.factorial(k) for k in range(1, 5)], rtol=1e-15)

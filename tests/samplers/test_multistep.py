@@ -282,3 +282,15 @@ def test_times_that_float32_cannot_tell_apart_do_no_harm(name):
 @pytest.mark.parametrize("name", ["SDE", "SA-Solver", "er_sde"])
 def test_the_noise_is_the_first_row(name):
     reads_its_first_rows(MADE[name](lambda z, t: 0.5 * z, Flow()))
+
+
+def test_a_corrector_leaves_pure_data_alone():
+    """At sigma = 0 there is no eps_hat by which the step that led there could be corrected: along sigma/alpha it is not far away."""
+    resting = lambda t: (2 - t, jnp.maximum(t - 0.25, 0))  # noqa: E731
+    sampler = multistep(lambda z, t: jnp.tanh(z), resting, order=2, rule="slope", corrector=True)
+    z, states = jnp.array([0.4, -1.3]), []
+    memory = sampler.init(z)
+    for t, s in pairwise(jnp.array([0.9, 0.6, 0.25, 0.1])):
+        z, memory = sampler.step(z[:0], memory, z, t, s)
+        states.append(z)
+    np.testing.assert_allclose(states[2], states[1] * 1.9 / 1.75, rtol=1e-6)
