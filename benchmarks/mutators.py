@@ -35,18 +35,8 @@ _EPSILON = 1 + 1e-6
 _SHAPES = {"zeros_like", "ones_like", "full_like", "finfo", "result_type", "shape", "ndim"}
 """Functions that read no more than shape or type of their first argument: a fault there is no fault."""
 _COMMUTATIVE = {
-    "maximum",
-    "minimum",
-    "max",
-    "min",
-    "hypot",
-    "logaddexp",
-    "add",
-    "multiply",
-    "equal",
-    "not_equal",
-    "array_equal",
-}
+    "maximum", "minimum", "max", "min", "hypot", "logaddexp", "add", "multiply", "equal", "not_equal", "array_equal",
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,9 +156,8 @@ class _Finder:
     def _call(self, node: ast.Call) -> Iterator[Change]:
         args = node.args
         called = _called(node)
-        for i in range(
-            called == "clip", 0 if called in _COMMUTATIVE else len(args) - 1
-        ):  # clip: a maximum of the first two
+        first = 1 if called == "clip" else 0  # a maximum of its first two
+        for i in range(first, 0 if called in _COMMUTATIVE else len(args) - 1):
             if not any(isinstance(arg, ast.Starred | ast.JoinedStr) or _is_text(arg) for arg in args[i : i + 2]):
                 yield node, "arguments swapped", _with(node, args=[*args[:i], args[i + 1], args[i], *args[i + 2 :]])
         if isinstance(node.func, ast.Name) and node.func.id == "range":

@@ -155,7 +155,7 @@ def solvers(*, budgets: Sequence[int] = (4, 6, 8, 10, 15, 20, 30, 50), paths: in
             axis.set(xscale="log", yscale="log", xlabel="evaluations", ylabel="distance", title=title)
             axis.set_xticks(budgets, [str(budget) for budget in budgets])
             axis.minorticks_off()
-        axes[-1].legend(fontsize=7)
+        axes[-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
 
