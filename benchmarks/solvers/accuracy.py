@@ -98,7 +98,7 @@ def learnt(run: training.Run) -> Model:
 
 def solution(model: Model, x: jax.Array, steps: int) -> jax.Array:
     """The end of the probability flow, by the classical Runge-Kutta rule in log sigma."""
-    z, logs = x, jnp.linspace(jnp.log(SIGMA_MAX), jnp.log(SIGMA_MIN), steps + 1, dtype=x.dtype)
+    logs = jnp.linspace(jnp.log(SIGMA_MAX), jnp.log(SIGMA_MIN), steps + 1, dtype=x.dtype)
     slope = lambda z, log: z - model(z, jnp.exp(log))  # noqa: E731
 
     def body(z: jax.Array, pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
@@ -109,7 +109,7 @@ def solution(model: Model, x: jax.Array, steps: int) -> jax.Array:
         d = slope(z + h * c, log + h)
         return z + h / 6 * (a + 2 * b + 2 * c + d), None
 
-    return jax.jit(lambda z: jax.lax.scan(body, z, (logs[:-1], logs[1:]))[0])(z)
+    return jax.jit(lambda z: jax.lax.scan(body, z, (logs[:-1], logs[1:]))[0])(x)
 
 
 def ends(schedule: Schedule, sampler: Sampler, starts: jax.Array, times: list[jax.Array]) -> np.ndarray:
@@ -166,9 +166,10 @@ def peers_at(
     return {n: Peers(*map(np.array, zip(*row, strict=True))) for n, row in rows.items()}
 
 
-def kept_peers(folder: Path | None, name: str, make: Callable[[], dict[int, Peers]]) -> dict[int, Peers]:
-    """What `make` says, or said before in this folder."""
-    file = None if folder is None else folder / f"{re.sub('[^a-z0-9]+', '-', name.lower())}.npz"
+def kept_peers(options: argparse.Namespace, name: str, make: Callable[[], dict[int, Peers]]) -> dict[int, Peers]:
+    """What `make` says, or said before in this folder when as much was asked."""
+    asked = f"{name} {options.schedule} {options.seed} {options.starts} {' '.join(map(str, options.budgets))}"
+    file = None if options.keep is None else options.keep / f"{re.sub('[^a-z0-9]+', '-', asked.lower())}.npz"
     if file is None or not file.exists():
         made = make()
         if file is not None:
@@ -177,8 +178,7 @@ def kept_peers(folder: Path | None, name: str, make: Callable[[], dict[int, Peer
             np.savez(file, **parts)
         return made
     with np.load(file, allow_pickle=False) as kept:
-        counts = sorted({int(key.split()[0]) for key in kept})
-        return {n: Peers(*(kept[f"{n} {part}"] for part in Peers._fields)) for n in counts}
+        return {n: Peers(*(kept[f"{n} {part}"] for part in Peers._fields)) for n in options.budgets}
 
 
 def by_chance(own: np.ndarray, peers: Peers, draws: int = 1000) -> tuple[float, float]:
@@ -210,9 +210,7 @@ def compared(
     """Control -> its rms error over that of the best peer, at each budget, and the low end of what chance makes of it."""
     schedule, budgets = SCHEDULES[options.schedule], options.budgets
     end = np.asarray(solution(model, x, steps), np.float64)
-    peers = kept_peers(
-        options.keep, f"{options.schedule} {name}", lambda: peers_at(schedule, budgets, model, x, end, judge)
-    )
+    peers = kept_peers(options, name, lambda: peers_at(schedule, budgets, model, x, end, judge))
     of_flow = judge(end)
     heard = not np.isnan(of_flow)
     print(f"\n{name}" + (f"; the flow's end has sw {of_flow:.4f}" if heard else ""))
@@ -302,12 +300,11 @@ def main() -> None:
 def summary(label: str, budgets: Sequence[int], rows: dict[str, np.ndarray]) -> None:
     """Prints the geometric means over mixtures and over digits, and the worst ratio of all."""
     judged, said = np.isin(budgets, JUDGED), []
-    for kind, what in ((False, "mixtures"), (True, "digits")):
+    for kind, what in ((False, "mixtures"), (True, "digits")) if judged.any() else ():
         logs = [np.log(row[0, judged]) for name, row in rows.items() if ("digits" in name) == kind]
         said += [f"{what} {np.exp(np.mean(logs)):.3f}"] if logs else []
-    print(
-        f"\n{label}: geometric mean at {', '.join(map(str, np.array(budgets)[judged]))} evaluations: {', '.join(said)}"
-    )
+    counts = ", ".join(str(n) for n in budgets if n in JUDGED)
+    print(f"\n{label}" + (f": geometric mean at {counts} evaluations: {', '.join(said)}" if said else ""))
     for i, what in enumerate(("ratio", "5th percentile")):
         worst = max((ratio, name, n) for name, row in rows.items() for n, ratio in zip(budgets, row[i], strict=True))
         print(f"  the largest {what}: {worst[0]:.2f} ({worst[1]}, {worst[2]})")

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffeq_gen import clocks
+from diffeq_gen.coordinates import line, time_on
 from diffeq_gen.samplers.mixture import Components, fit
 from diffeq_gen.types import Point, Sample, Schedule, dot, pytree, require
 
@@ -170,5 +171,6 @@ def control_times(
     require(lambda low, high: 0 < low < high, "sigma must fall from where the jump ends to sigma_min > 0",
             sigma_min=sigma_min, jump_ends=n * c)  # fmt: skip
     ends = clocks.log_snr_range(schedule, log_snr_min=-2 * jnp.log(n * c), log_snr_max=-2 * jnp.log(sigma_min))
-    u = jnp.linspace(*(jax.nn.sigmoid(-log_snr / 2 - jnp.log(c)) for log_snr in ends), n + 1)
-    return jax.vmap(lambda u: clocks.time_at(schedule, -2 * (jnp.log(c) + jnp.log(u) - jnp.log1p(-u))))(u)
+    coordinate = line(1 / c)  # whose clock is c u
+    first, last = (coordinate.clock(1.0, jnp.exp(-log_snr / 2)) for log_snr in ends)
+    return jax.vmap(lambda k: time_on(schedule, coordinate, k))(jnp.linspace(first, last, n + 1))
