@@ -26,6 +26,25 @@ def test_a_bridge_from_pure_noise_forgets_it_in_the_markov_case():
     assert (c_z, c_x, std) == (0.5, 0.5, 0)
 
 
+def test_the_kernel_into_pure_noise_forgets_and_a_deterministic_step_there_keeps_the_noise():
+    """Neither is a rest: one of the two points alone is without signal."""
+    p, q = at(Flow(), 1.0), at(Flow(), 0.5)
+    assert paths.transition(p, q) == (0, 1)
+    assert paths.bridge(q, p, 0.0) == (2, -1, 0)  # sigma_s eps_hat = (z - alpha_t x0_hat) sigma_s/sigma_t
+
+
+def test_the_gap_is_infinite_where_one_end_alone_is_pure():
+    noise, middle, data = (at(Flow(), t) for t in (1.0, 0.5, 0.0))
+    assert paths.gap(noise, middle) == paths.gap(middle, data) == paths.gap(noise, data) == np.inf
+    assert paths.gap(middle, noise) == paths.gap(data, middle) == paths.gap(data, noise) == -np.inf
+
+
+def test_no_deterministic_step_leads_out_of_pure_data():
+    """There the noise is not known: only a rest, from sigma = 0 to sigma = 0, is a matter of alpha alone."""
+    p, q = at(Flow(), 0.0), at(Flow(), 0.5)
+    assert paths.bridge(p, q, 0.0)[0] == np.inf
+
+
 def test_a_short_step_keeps_its_digits_in_float32():
     p, q = at(Flow(), np.float32(0.5)), at(Flow(), np.float32(0.5 - 2**-13))
     with jax.enable_x64(True):
