@@ -50,14 +50,14 @@ def log_snr_dot(schedule: Schedule, t: Time) -> jax.Array:
 def time_at(schedule: Schedule, log_snr: jax.Array) -> jax.Array:
     """The time t at which the schedule has this log-SNR: its own closed form, or bisection and one Newton step.
 
-    Without a closed form the result is clipped to [0, 1]; a closed form may extrapolate.  Differentiable in log_snr and
-    in the parameters of the schedule, through the Newton step.
+    Within [0, 1]: of a log-SNR that the schedule does not reach it is the nearer end.  Differentiable in log_snr and in the
+    parameters of the schedule, through the Newton step.
     Theorems: schedule-catalogue, bisection-inverts-any-schedule.
     """
     log_snr = jnp.asarray(log_snr)
     closed_form = getattr(schedule, "time_at", None)
     if closed_form is not None:
-        return closed_form(log_snr)
+        return _within(closed_form(log_snr))
 
     def halve(_: int, bracket: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         """(low, width), the root between low and low + 2 width: the width stays a power of two, so low gathers no rounding."""
@@ -70,8 +70,12 @@ def time_at(schedule: Schedule, log_snr: jax.Array) -> jax.Array:
     guess = jnp.clip(low + width, jnp.finfo(log_snr.dtype).tiny, 1 - jnp.finfo(log_snr.dtype).epsneg)
     value, slope = jax.jvp(lambda t: _log_snr(schedule, t), (guess,), (jnp.ones_like(guess),))
     polished = guess + (log_snr - value) / jax.lax.stop_gradient(slope)
-    inside = jnp.where(polished < 0, 0, jnp.where(polished > 1, 1, polished))
-    return jnp.where(jnp.isfinite(polished), inside, guess)
+    return jnp.where(jnp.isfinite(polished), _within(polished), guess)
+
+
+def _within(t: Time) -> Time:
+    """Cut to [0, 1], with the whole of the slope at both ends."""
+    return jnp.where(t < 0, 0, jnp.where(t > 1, 1, t))
 
 
 def _log_snr(schedule: Schedule, t: Time) -> jax.Array:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffeq_gen import clocks
+from diffeq_gen import clocks, grids
 from diffeq_gen.schedules import EDM, VE, VP, Cosine, Flow
 
 
@@ -30,6 +30,21 @@ def test_bisection_is_differentiable_and_clips_outside_the_range():
 def test_just_outside_the_range_the_newton_step_is_cut_too():
     falling = lambda t: (jnp.ones_like(t), jnp.exp(t))  # noqa: E731  log-SNR from 0 to -2: half a unit off is a quarter in t
     assert [float(clocks.time_at(falling, value)) for value in (0.5, -2.5)] == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("schedule", [Cosine(log_snr_min=-4, log_snr_max=4), EDM(), VE()], ids=repr)
+@pytest.mark.parametrize("end", [0.0, 1.0])
+def test_a_closed_form_goes_no_further_than_the_ends_and_keeps_its_slope_there(schedule, end, precision):
+    """Beyond an end the nearer end, with no slope; at it, or within rounding of it, no more than it, and the slope of its inside."""
+    reach = clocks.log_snr(schedule, jnp.asarray(end, precision))
+    find = jax.value_and_grad(lambda value: clocks.time_at(schedule, value))
+    assert [float(one) for one in find(reach + (1 - 2 * end) * 9)] == [end, 0]
+    near = jnp.nextafter(reach, reach + jnp.arange(-3, 4, dtype=precision))
+    t, _ = jax.vmap(find)(reach + (near - reach) * 3)
+    assert t.dtype == precision and bool(jnp.all((t >= 0) & (t <= 1)))
+    inside = schedule.time_at(reach)
+    if 0 <= inside <= 1:
+        assert find(reach)[1] == jax.grad(schedule.time_at)(reach)
 
 
 @pytest.mark.parametrize("log_snr", [-2000.0, 2000.0])
@@ -70,6 +85,18 @@ def test_what_is_left_out_is_what_the_docstrings_say():
     everything = clocks.karras(EDM(sigma_min=1e-4, sigma_max=1e4), 3)
     sigma = jax.vmap(EDM(sigma_min=1e-4, sigma_max=1e4))(everything)[1]
     assert np.allclose(sigma, np.linspace(80 ** (1 / 7), 0.002 ** (1 / 7), 4) ** 7, rtol=1e-9)
+
+
+@pytest.mark.parametrize("low", [-4.0, -5.0, -6.5, -9.0])
+def test_a_grid_to_the_end_of_a_cut_schedule_is_one_that_a_run_takes(low, precision):
+    """Rounding of the inverse clock had made its first time 1 + 4e-16, which is refused."""
+    schedule = Cosine(log_snr_min=low, log_snr_max=-low)
+    wide = {"log_snr_min": -30.0, "log_snr_max": 30.0}
+    for times in (
+        clocks.uniform_log_snr(schedule, 4, **wide),
+        clocks.karras(schedule, 4, sigma_min=1e-6, sigma_max=1e6),
+    ):
+        grids.require_falling(times)
 
 
 def test_a_grid_is_cut_to_what_the_schedule_reaches():

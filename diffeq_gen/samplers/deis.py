@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffeq_gen.samplers.compose import started
 from diffeq_gen.samplers.first_order import first_order_step
 from diffeq_gen.samplers.interpolation import RULES, change, integral, require_order
 from diffeq_gen.schedules import at
@@ -81,14 +80,7 @@ def ipndm(denoise: Denoiser, schedule: Schedule, *, order: int = 4) -> Sampler:
     require_order(order)
 
     def step(noise: Sample, recent: Recent, z: Sample, t: Time, s: Time) -> tuple[Sample, Recent]:
-        p, q = at(schedule, t), at(schedule, s)
-        x0 = denoise(z, t)
-        values = (RULES["noise"].value(x0, z, p), *recent.values)
-        known = [jnp.isfinite(time) & (p.alpha > 0) for time in recent.times]
-        nodes = [jnp.where(seen, -1.0 - k, jnp.inf).astype(p.t.dtype) for k, seen in enumerate(known)]
-        length = q.sigma - q.alpha * p.sigma / jnp.where(p.alpha > 0, p.alpha, 1)  # in rho, times alpha_s
-        moved = first_order_step(x0, z, z, p, q) + length * change(RULES["slope"], values, nodes, jnp.ones_like(p.t))
-        return moved, _remember(recent, values, p.t)
+        return _evenly(denoise(z, t), recent, z, at(schedule, t), at(schedule, s))
 
     return Sampler(lambda z: _nothing(z, order - 1), step, fewest=order)
 
@@ -102,32 +94,54 @@ def pseudo_runge_kutta(denoise: Denoiser, schedule: Schedule) -> Sampler:
     """
 
     def step(noise: Sample, memory: Memory, z: Sample, t: Time, s: Time) -> tuple[Sample, Memory]:
-        p, q = at(schedule, t), at(schedule, s)
-        regular = (p.alpha > 0) & (q.alpha > 0) & (q.sigma > 0)
-        x0, middle = denoise(z, t), at(schedule, (t + s) / 2)
-        start, end = (jax.tree.map(lambda there, safe: jnp.where(regular, there, safe), one, middle) for one in (p, q))
-
-        def moved(eps: Sample, there: Point) -> Sample:
-            far = RULES["slope"].apart(start.alpha, start.sigma, there.alpha, there.sigma)
-            return there.alpha * (z / start.alpha + far * eps)
-
-        slopes = [RULES["noise"].value(x0, z, start)]
-        for there in (middle, middle, end):
-            ahead = moved(slopes[-1], there)
-            slopes.append(RULES["noise"].value(denoise(ahead, there.t), ahead, there))
-        first, second, third, fourth = slopes
-        whole = moved((first + 2 * second + 2 * third + fourth) / 6, end)
-        return jnp.where(regular, whole, first_order_step(x0, z, z, p, q)), memory
+        return _by_stages(denoise, schedule, denoise(z, t), z, t, s), memory
 
     return Sampler(lambda z: (), step)
 
 
 def pndm(denoise: Denoiser, schedule: Schedule) -> Sampler:
-    """`ipndm` of order 4, whose first three steps are `pseudo_runge_kutta`'s.  Liu et al. 2022, Alg. 2.
+    """`ipndm` of order 4, whose first three steps are `pseudo_runge_kutta`'s, three evaluations more each.  Liu et al. 2022, Alg. 2.
 
+    It is `started(ipndm(...), pseudo_runge_kutta(...), steps=3)`, and evaluates once where both ask.
     Theorems: ipndm-is-lms-of-even-steps, pseudo-runge-kutta-by-hand.
     """
-    return started(ipndm(denoise, schedule), pseudo_runge_kutta(denoise, schedule), steps=3)
+
+    def step(noise: Sample, memory: Memory, z: Sample, t: Time, s: Time) -> tuple[Sample, Memory]:
+        (taken, recent), x0 = memory, denoise(z, t)
+        moved, recent = _evenly(x0, recent, z, at(schedule, t), at(schedule, s))
+        moved = jax.lax.cond(taken < 3, lambda: _by_stages(denoise, schedule, x0, z, t, s), lambda: moved)
+        return moved, (taken + 1, recent)
+
+    return Sampler(lambda z: (jnp.zeros((), jnp.int32), _nothing(z, 3)), step, fewest=4)
+
+
+def _evenly(x0: Sample, recent: Recent, z: Sample, p: Point, q: Point) -> tuple[Sample, Recent]:
+    """A step of `ipndm`: as though all steps had one length."""
+    values = (RULES["noise"].value(x0, z, p), *recent.values)
+    known = [jnp.isfinite(time) & (p.alpha > 0) for time in recent.times]
+    nodes = [jnp.where(seen, -1.0 - k, jnp.inf).astype(p.t.dtype) for k, seen in enumerate(known)]
+    length = q.sigma - q.alpha * p.sigma / jnp.where(p.alpha > 0, p.alpha, 1)  # in rho, times alpha_s
+    moved = first_order_step(x0, z, z, p, q) + length * change(RULES["slope"], values, nodes, jnp.ones_like(p.t))
+    return moved, _remember(recent, values, p.t)
+
+
+def _by_stages(denoise: Denoiser, schedule: Schedule, x0: Sample, z: Sample, t: Time, s: Time) -> Sample:
+    """A step of `pseudo_runge_kutta`, of which x0 is the first stage."""
+    p, q, middle = at(schedule, t), at(schedule, s), at(schedule, (t + s) / 2)
+    regular = (p.alpha > 0) & (q.alpha > 0) & (q.sigma > 0)
+    start, end = (jax.tree.map(lambda there, safe: jnp.where(regular, there, safe), one, middle) for one in (p, q))
+
+    def moved(eps: Sample, there: Point) -> Sample:
+        far = RULES["slope"].apart(start.alpha, start.sigma, there.alpha, there.sigma)
+        return there.alpha * (z / start.alpha + far * eps)
+
+    slopes = [RULES["noise"].value(x0, z, start)]
+    for there in (middle, middle, end):
+        ahead = moved(slopes[-1], there)
+        slopes.append(RULES["noise"].value(denoise(ahead, there.t), ahead, there))
+    first, second, third, fourth = slopes
+    whole = moved((first + 2 * second + 2 * third + fourth) / 6, end)
+    return jnp.where(regular, whole, first_order_step(x0, z, z, p, q))
 
 
 def _nothing(z: Sample, count: int) -> Recent:

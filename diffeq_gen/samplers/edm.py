@@ -32,8 +32,8 @@ def edm(
     """Algorithm 2 of Karras et al. 2022, for any schedule: gamma = min(s_churn / steps, sqrt(2) - 1) where s_min <= sigma <= s_max.
 
     `steps` is the number of steps of the grid, over which s_churn is shared.  All sigma are in units of alpha.  Two
-    evaluations a step; where sigma_next = 0 the step is Euler's and returns alpha_s D.  Undefined at alpha_t = 0 and at
-    sigma_t = 0.  Unless s_noise = 1 the marginals are not preserved.
+    evaluations a step; where sigma_next = 0 the step is Euler's and returns alpha_s D.  Noise goes no further than time 1, beyond
+    which no network was trained.  Undefined at alpha_t = 0 and at sigma_t = 0.  Unless s_noise = 1 the marginals are not preserved.
     Raises: ValueError where steps < 1, or s_churn or s_noise is negative, or s_min exceeds s_max; and at a step from alpha_t = 0
     or sigma_t = 0 whose time is known, as it is outside `jit`.
     Theorems: edm-churn-vs-blog-churn, edm-is-heun-of-ve, edm-tangent-points-to-denoiser, higher-order-depends-on-output.
@@ -54,6 +54,7 @@ def edm(
         x, sigma, sigma_next = z / p.alpha, p.sigma / p.alpha, q.sigma / q.alpha
         if not still:
             gamma = jnp.where((s_min <= sigma) & (sigma <= s_max), jnp.minimum(s_churn / steps, GAMMA_MAX), 0)
+            gamma = jnp.minimum(gamma, jnp.maximum(_highest(schedule, t) / sigma - 1, 0))
             x = x + s_noise * sigma * jnp.sqrt(gamma * (2 + gamma)) * noise[0]
             sigma = (1 + gamma) * sigma
             t = time_at(schedule, -2 * jnp.log(sigma))
@@ -67,3 +68,10 @@ def edm(
         return q.alpha * (x + (sigma_next - sigma) * d), memory
 
     return Sampler(lambda z: (), step, noises=0 if still else 1)
+
+
+def _highest(schedule: Schedule, t: Time) -> jax.Array:
+    """sigma/alpha at time 1, infinite where there is noise alone."""
+    end = at(schedule, jnp.ones_like(t))
+    pure = end.alpha <= 0
+    return jnp.where(pure, jnp.inf, end.sigma / jnp.where(pure, 1, end.alpha))

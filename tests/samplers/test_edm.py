@@ -97,6 +97,28 @@ def test_the_model_is_asked_at_the_level_that_the_noise_was_raised_to(schedule):
     np.testing.assert_allclose(asked, expected, rtol=1e-10)
 
 
+@pytest.mark.parametrize(
+    ("schedule", "most"), [(EDM(sigma_max=10.0), 10.0), (Cosine(log_snr_min=-4), math.exp(2)), (Flow(), None)]
+)
+def test_noise_goes_no_further_than_time_one(schedule, most):
+    """A churn of 0.3 from 0.02 before the end: to time 1 and as noisy as it is there; where noise has no end, as far as asked."""
+    asked = []
+
+    def denoise(z, t):
+        asked.append((t, z / schedule(t)[0]))
+        return known(z, t)
+
+    alpha, sigma = schedule(0.98)
+    hat = min(most or math.inf, 1.3 * sigma / alpha)
+    step(edm(denoise, schedule, s_churn=0.3), 0.98, 0.3, noise=2.0)
+    (t, x), _ = asked
+    assert t <= 1 and (t > 1 - 1e-12) == (most is not None)
+    np.testing.assert_allclose(x, Z / alpha + 2 * math.sqrt(hat**2 - (sigma / alpha) ** 2), rtol=1e-12)
+    if most is not None:
+        np.testing.assert_array_equal(step(edm(known, schedule, s_churn=0.3), 1.0, 0.3, noise=2.0),
+                                      step(edm(known, schedule), 1.0, 0.3))  # fmt: skip
+
+
 @pytest.mark.parametrize(("s_noise", "keeps"), [(1.0, True), (1.02, False), (0.0, False)])
 def test_marginals_are_kept_by_unit_noise_only(s_noise, keeps):
     times = jnp.array([0.8, 0.6, 0.4])
