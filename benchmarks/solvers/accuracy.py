@@ -5,12 +5,13 @@
     python -m benchmarks.solvers.accuracy --run runs/digits
 
 From z/alpha ~ N(0, 80^2 I) to sigma/alpha = 0.002; error: the rms over starts and dimensions of z/alpha, and the median start's, against
-1,000 steps of the classical Runge-Kutta rule in log sigma (of a network: 125, which are 500 evaluations).  Peers: all of this
-library, each on the best of three grids (uniform in log-SNR, Karras rho = 7, uniform in flow time), the best of them all at each
-number of evaluations.  `controlled` is run as it comes: `control_of` 4,000 draws of the world (of the digits: the thousand that
-the world is made of; of a network: what it was trained on), `jump`, `control_times`.  A seed makes the worlds, the draws and the
-starts; 0 is that on which the settings of `controlled` were chosen.  Worlds are in float64, a network in float32, whose samples
-are also compared with held-out data by their sliced Wasserstein distance.  `--all` prints every peer on every grid.
+1,000 steps of the classical Runge-Kutta rule in log sigma (of a network: 125, which are 500 evaluations).  Peers: all of
+`benchmarks.solvers.methods`, each on the best of three grids (uniform in log-SNR, Karras rho = 7, uniform in flow time), the best of
+them all at each number of evaluations.  `controlled` is run as it comes: `control_of` 4,000 draws of the world (of the digits: the
+thousand that the world is made of; of a network: what it was trained on), `jump`, `control_times`.  A seed makes the worlds, the draws
+and the starts; 0 is that on which the settings of `controlled` were chosen.  Worlds are in float64, a network in float32, whose
+samples are also compared with held-out data by their sliced Wasserstein distance.  `--all` prints every peer on every grid, `--keep`
+a folder in which what a peer did is kept and not done again.
 
 The rms is decided by the few starts that a solver takes to another mode than the flow does, and so by chance: in brackets, the
 5th and the 95th percentile of the ratio over 1,000 draws of the starts, with replacement; the best peer is found anew in each.
@@ -27,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.solvers.methods import METHODS, SIGMA_MIN
 from benchmarks.solvers.worlds import WORLDS, denoise, draw
 from diffeq_gen import clocks, samplers, schedules, training
 from diffeq_gen.training.evaluation import sliced_wasserstein
@@ -35,30 +37,8 @@ from diffeq_gen.types import Denoiser, Sampler, Schedule
 BUDGETS = (4, 5, 6, 8, 10, 15, 20)
 JUDGED = (5, 6, 8, 10)
 SCHEDULES = {"edm": schedules.EDM(), "vp": schedules.VP(), "flow": schedules.Flow()}
-SIGMA_MAX, SIGMA_MIN = 80.0, 0.002
-"""Of sigma/alpha: where a run begins and ends, whatever the schedule."""
-
-PEERS: dict[str, tuple[Callable, dict, int]] = {
-    "ddim": (samplers.ddim, {}, 1),
-    "Heun (EDM)": (samplers.edm, {}, 2),
-    "Heun": (samplers.heun, {}, 2),
-    "DPM-Solver-2": (samplers.singlestep, {"rule": "noise"}, 2),
-    "DPM-Solver++ 2S": (samplers.singlestep, {}, 2),
-    "DPM-Solver-3": (samplers.singlestep, {"order": 3, "rule": "noise"}, 3),
-    "DPM-Solver++ 2M": (samplers.multistep, {"two_point": "midpoint"}, 1),
-    "data 2": (samplers.multistep, {}, 1),
-    "DPM-Solver++ 3M": (samplers.multistep, {"order": 3}, 1),
-    "UniPC-1": (samplers.unipc, {"order": 1}, 1),
-    "UniPC-2": (samplers.unipc, {"order": 2}, 1),
-    "UniPC-3": (samplers.unipc, {"order": 3}, 1),
-    "noise 2": (samplers.multistep, {"rule": "noise"}, 1),
-    "noise 3": (samplers.multistep, {"order": 3, "rule": "noise"}, 1),
-    "LMS-2, DEIS": (samplers.lms, {"order": 2}, 1),
-    "LMS-3, DEIS": (samplers.lms, {"order": 3}, 1),
-    "LMS-4, DEIS": (samplers.lms, {"order": 4}, 1),
-}
-"""name -> (factory, options, evaluations a step)."""
-
+SIGMA_MAX = 80.0
+"""Of sigma/alpha: where a run begins, whatever the schedule."""
 
 Model = Callable[[jax.Array, jax.Array], jax.Array]
 """(z/alpha, sigma/alpha) -> x0_hat."""
@@ -151,34 +131,42 @@ class Peers(NamedTuple):
 
 
 def peers_at(
-    schedule: Schedule, budgets: Sequence[int], model: Model, x: jax.Array, end: np.ndarray, judge: Callable[[np.ndarray], float]
+    name: str, schedule: Schedule, budgets: Sequence[int], model: Model, x: jax.Array, end: np.ndarray, judge: Callable[[np.ndarray], float]
 ) -> dict[int, Peers]:  # fmt: skip
-    """Budget -> every peer on every grid that it has steps enough for."""
-    rows: dict[int, list[tuple[str, np.ndarray, float]]] = {budget: [] for budget in budgets}
-    for name, (factory, options, each) in PEERS.items():
-        sampler = factory(under(schedule, model), schedule, **options)
-        cases = [(n, grid, times) for n in budgets for grid, times in grids(schedule, n // each).items()
-                 if n // each >= sampler.fewest]  # fmt: skip
-        starts = jnp.stack([x * schedule(times[0])[0] for *_, times in cases])
-        found = ends(schedule, sampler, starts, [case[2] for case in cases])
-        for (n, grid, _), one in zip(cases, found, strict=True):
-            rows[n].append((f"{name}, {grid}", squares(one, end), judge(one)))
+    """Budget -> one method on every grid that it has steps enough for; a budget for which it has none is left out."""
+    method = METHODS[name]
+    sampler = method.build(under(schedule, model), schedule)
+    cases = [(n, grid, times) for n in budgets if method.steps(n) >= sampler.fewest
+             for grid, times in grids(schedule, method.steps(n)).items()]  # fmt: skip
+    starts = jnp.stack([x * schedule(times[0])[0] for *_, times in cases])
+    rows: dict[int, list[tuple[str, np.ndarray, float]]] = {}
+    for (n, grid, _), one in zip(cases, ends(schedule, sampler, starts, [case[2] for case in cases]), strict=True):
+        rows.setdefault(n, []).append((f"{name}, {grid}", squares(one, end), judge(one)))
     return {n: Peers(*map(np.array, zip(*row, strict=True))) for n, row in rows.items()}
 
 
-def kept_peers(options: argparse.Namespace, name: str, make: Callable[[], dict[int, Peers]]) -> dict[int, Peers]:
-    """What `make` says, or said before in this folder when as much was asked."""
-    asked = f"{name} {options.schedule} {options.seed} {options.starts} {' '.join(map(str, options.budgets))}"
-    file = None if options.keep is None else options.keep / f"{re.sub('[^a-z0-9]+', '-', asked.lower())}.npz"
-    if file is None or not file.exists():
-        made = make()
-        if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            parts = {f"{n} {part}": getattr(peers, part) for n, peers in made.items() for part in Peers._fields}
-            np.savez(file, **parts)
-        return made
-    with np.load(file, allow_pickle=False) as kept:
-        return {n: Peers(*(kept[f"{n} {part}"] for part in Peers._fields)) for n in options.budgets}
+def every_peer(options: argparse.Namespace, world: str, find: Callable[[str], dict[int, Peers]]) -> dict[int, Peers]:
+    """All methods, of which those that were found before for as much as is asked now are read from the folder of `--keep`."""
+    asked = f"{world} {options.schedule} {options.seed} {options.starts} {' '.join(map(str, options.budgets))}"
+    parts: dict[int, list[Peers]] = {n: [] for n in options.budgets}
+    for name in METHODS:
+        for n, peers in kept(options.keep, f"{asked} {name}", functools.partial(find, name)).items():
+            parts[n].append(peers)
+    return {n: Peers(*map(np.concatenate, zip(*row, strict=True))) for n, row in parts.items()}
+
+
+def kept(folder: Path | None, asked: str, find: Callable[[], dict[int, Peers]]) -> dict[int, Peers]:
+    """What `find` says, or has said before in this folder."""
+    if folder is None:
+        return find()
+    file = folder / f"{re.sub('[^a-z0-9+]+', '-', asked.lower())}.npz"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        found = {f"{n} {part}": getattr(peers, part) for n, peers in find().items() for part in Peers._fields}
+        np.savez(file, **found)
+    with np.load(file, allow_pickle=False) as stored:
+        budgets = sorted({int(key.split()[0]) for key in stored.files})
+        return {n: Peers(*(stored[f"{n} {part}"] for part in Peers._fields)) for n in budgets}
 
 
 def by_chance(own: np.ndarray, peers: Peers, draws: int = 1000) -> tuple[float, float]:
@@ -210,7 +198,7 @@ def compared(
     """Control -> its rms error over that of the best peer, at each budget, and the low end of what chance makes of it."""
     schedule, budgets = SCHEDULES[options.schedule], options.budgets
     end = np.asarray(solution(model, x, steps), np.float64)
-    peers = kept_peers(options, name, lambda: peers_at(schedule, budgets, model, x, end, judge))
+    peers = every_peer(options, name, lambda peer: peers_at(peer, schedule, budgets, model, x, end, judge))
     of_flow = judge(end)
     heard = not np.isnan(of_flow)
     print(f"\n{name}" + (f"; the flow's end has sw {of_flow:.4f}" if heard else ""))
@@ -245,9 +233,9 @@ def every(peers: dict[int, Peers]) -> None:
         n: dict(zip(map(str, one.names), np.sqrt(np.mean(one.squares, axis=1)), strict=True))
         for n, one in peers.items()
     }
-    print(f"  {'rms error at evaluations':28}" + "".join(f"{n:>9}" for n in told))
+    print(f"  {'rms error at evaluations':34}" + "".join(f"{n:>9}" for n in told))
     for name in dict.fromkeys(name for row in told.values() for name in row):
-        print(f"  {name:28}" + "".join(f"{row[name]:9.2g}" if name in row else f"{'':9}" for row in told.values()))
+        print(f"  {name:34}" + "".join(f"{row[name]:9.2g}" if name in row else f"{'':9}" for row in told.values()))
 
 
 def on_a_network(options: argparse.Namespace) -> None:

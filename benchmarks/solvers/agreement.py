@@ -14,7 +14,6 @@ above 1e-12 must have its explanation here: the exit status is 1 where one has n
 """
 
 import argparse
-import importlib
 import subprocess
 import sys
 import tempfile
@@ -26,16 +25,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.solvers.methods import last_stage_alone, shipped_third
 from diffeq_gen import exact, samplers
-from diffeq_gen.clocks import time_at
-from diffeq_gen.samplers import first_order_step
-from diffeq_gen.samplers.interpolation import RULES, change
-from diffeq_gen.schedules import at
-from diffeq_gen.types import Denoiser, Memory, Point, Sample, Sampler, Schedule, Time, pytree
+from diffeq_gen.types import Denoiser, Sample, Sampler, Schedule, Time, pytree
 
 BOUND, TOP = 1e-12, 80.0
-
-multistep_page = importlib.import_module("diffeq_gen.samplers.multistep")  # the function has the module's name
 
 Run = Callable[[Sample, jax.Array], Sample]
 
@@ -65,32 +59,6 @@ class Row(NamedTuple):
     why: str = ""
 
 
-def last_stage_alone(denoise: Denoiser, schedule: Schedule, *, rule: str, two_point: str = "exact") -> Sampler:
-    """DPM-Solver-3 as its Algorithm 2 has it: of the three values, the step uses the first and the last.  Lu et al. 2022.
-
-    `two_point` is how its second stage weights a difference.
-    """
-    form = RULES[rule]
-
-    def step(noise: Sample, memory: Memory, z: Sample, t: Time, s: Time) -> tuple[Sample, Memory]:
-        p, q = at(schedule, t), at(schedule, s)
-        h, x0 = form.apart(p.alpha, p.sigma, q.alpha, q.sigma), denoise(z, t)
-        first = form.value(x0, z, p)
-
-        def moved(there: Point, span: jax.Array, values: list[Sample], nodes: list[jax.Array], weights: str) -> Sample:
-            part = change(form, values, nodes, span, two_point=weights)
-            return first_order_step(x0, z, z, p, there) + form.scale(there) * part
-
-        values, nodes = [first], []
-        for share in (1 / 3, 2 / 3):
-            r = time_at(schedule, p.log_snr + 2 * share * h)
-            stage = moved(at(schedule, r), share * h, values, nodes, two_point)
-            values, nodes = [first, form.value(denoise(stage, r), stage, at(schedule, r))], [share * h]
-        return moved(q, h, values, nodes, "exact"), memory
-
-    return Sampler(lambda z: (), step)
-
-
 def ours(name: str, **options: object) -> tuple[str, Callable[[Denoiser, Schedule], Sampler]]:
     """A sampler of the package, and its call in words."""
     words = ", ".join(f"{key}={value!r}" for key, value in options.items())
@@ -101,6 +69,12 @@ def alone(rule: str, two_point: str = "exact") -> tuple[str, Callable[[Denoiser,
     """Built here from the package's parts, for the package has no such solver."""
     build = lambda denoise, schedule: last_stage_alone(denoise, schedule, rule=rule, two_point=two_point)  # noqa: E731
     return f"[last stage alone, {rule}, {two_point}]", build
+
+
+def shipped(rule: str, two_point: str) -> tuple[str, Callable[[Denoiser, Schedule], Sampler]]:
+    """Their third order, built here as they have it."""
+    build = lambda denoise, schedule: shipped_third(denoise, schedule, rule=rule, two_point=two_point)  # noqa: E731
+    return f"[half of a second difference, {rule}, {two_point}]", build
 
 
 def rows() -> list[Row]:
@@ -118,6 +92,7 @@ def rows() -> list[Row]:
                 found += [
                     Row(f"{peer} 2", *two),
                     Row(f"{peer} 3", *three, why=third),
+                    Row(f"{peer} 3", *shipped(rule, point)),
                     Row(f"{peer} 3", *three, mode="mended"),
                 ]
             one = f"diffusers DPMSolverSinglestepScheduler {algorithm} {solver}"
@@ -153,6 +128,7 @@ def rows() -> list[Row]:
         edm = ours("multistep", order=order, two_point="midpoint")
         found.append(Row(f"diffusers EDMDPMSolver midpoint {order}", *edm, why=third if order == 3 else ""))
     found.append(Row("diffusers EDMDPMSolver midpoint 3", *edm, mode="mended"))
+    found.append(Row("diffusers EDMDPMSolver midpoint 3", *shipped("data", "midpoint")))
     found += [Row(peer, *ours("ddim")) for peer in ("diffusers DDIM", "diffusers Euler", "k-diffusion euler")]
     found += [Row(peer, *ours("edm")) for peer in ("diffusers Heun", "k-diffusion heun")]
     dpm2 = ours("singlestep", order=2, rule="noise", two_point="midpoint")
@@ -168,6 +144,7 @@ def rows() -> list[Row]:
     three = ours("multistep", order=3)
     found += [
         Row("k-diffusion dpmpp_3m_sde", *three, why=third),
+        Row("k-diffusion dpmpp_3m_sde", *shipped("data", "exact")),
         Row("k-diffusion dpmpp_3m_sde", *three, mode="mended"),
     ]
     two = ours("singlestep", order=2, two_point="midpoint")

@@ -17,12 +17,23 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from benchmarks.solvers.methods import SOLVERS, Build
+from benchmarks.solvers.methods import METHODS, Build
 from diffeq_gen import samplers, training
 from diffeq_gen.schedules import Flow
 from diffeq_gen.training.evaluation import draw, sliced_wasserstein
 
-METHODS = {**SOLVERS, "edm": (samplers.edm, 2)}
+USUAL = (
+    "ddim",
+    "data 2",
+    "DPM-Solver++ 3M",
+    "UniPC-1",
+    "UniPC-2",
+    "UniPC-3",
+    "LMS-4, DEIS",
+    "DPM-Solver++ 2S",
+    "DPM-Solver++ 3S",
+    "Heun (EDM)",
+)
 
 Drawn = Callable[[Build, int], np.ndarray]
 """(what builds a solver, its steps) -> what it draws."""
@@ -37,7 +48,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=297)
     parser.add_argument("--only", choices=("solvers", "steps"), help="one of the two tables")
     parser.add_argument("--grid", choices=("time", "log-snr"), default="time", help="along which all steps are equal")
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), help="of the first table")
+    parser.add_argument("--methods", nargs="+", default=list(USUAL), metavar="NAME", help="of the first table")
     options = parser.parse_args()
     run, key = training.restore(options.run), jax.random.key(0)
     data_key, train_key = jax.random.split(jax.random.key(1))
@@ -70,16 +81,16 @@ def against_evaluations(
     print(f"  {'evaluations':14}" + "".join(f"{budget:>16}" for budget in budgets))
     print(f"  {'':14}" + "      sw    flow" * len(budgets), flush=True)
     for name in methods:
-        (build, stages), cells = METHODS[name], []
-        fewest = build(lambda z, t: z, Flow()).fewest
+        method, cells = METHODS[name], []
+        fewest = method.build(lambda z, t: z, Flow()).fewest
         for budget in budgets:
-            steps = (budget - 1) // stages
+            steps = method.steps(budget - 1)
             if steps < fewest:
                 cells.append(" " * 16)
                 continue
-            pictures = drawn(build, steps)
+            pictures = drawn(method.build, steps)
             cells.append(f"{distance(pictures):8.4f}{np.sqrt(np.mean((pictures - flow) ** 2)):8.4f}")
-        print(f"  {name:14}" + "".join(cells), flush=True)
+        print(f"  {name:16}" + "".join(cells), flush=True)
 
 
 def against_steps(drawn: Drawn, distance: Callable[[np.ndarray], float], long: int) -> None:

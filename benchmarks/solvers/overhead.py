@@ -1,6 +1,7 @@
 """What a step of a high-order solver costs beside the evaluations of the network, compiled; and what it remembers.
 
     python -m benchmarks.solvers.overhead [--pairs 15] [--evaluations 48] [--only time | --only counts] [--network U-Net] [--cpu]
+                                          [--methods ddim "UniPC-2" controlled]
 
 The other side of a ratio is a `lax.scan` written by hand that evaluates the same network as often, at the same times, and does
 two multiplications from a table after each.  The rows without a network are not meant for the target: their difference over
@@ -10,8 +11,9 @@ lays out for a run beside its arguments and its result, at 10 and at 1000 steps.
 """
 
 import argparse
+import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +21,7 @@ import numpy as np
 
 from benchmarks.pairs import compare, head, line
 from benchmarks.samplers import NETWORKS, by_hand, network
-from benchmarks.solvers.methods import SOLVERS, Build
+from benchmarks.solvers.methods import METHODS, Method
 from diffeq_gen import clocks, samplers, schedules
 from diffeq_gen.types import Denoiser, Schedule
 
@@ -38,13 +40,16 @@ def bare(denoise: Denoiser, z: jax.Array, times: jax.Array) -> jax.Array:
     return jax.lax.scan(lambda z, t: (0.5 * z + 0.25 * denoise(z, t), None), z, times[:-1])[0]
 
 
-def solvers(shape: tuple[int, ...]) -> dict[str, tuple[Build, int]]:
-    """The solvers of `methods`, and `controlled` by the moments of points of this shape, in a basis of its own."""
+def solvers(shape: tuple[int, ...], names: Sequence[str]) -> dict[str, Method]:
+    """Those of `methods` that are named, and `controlled` by the moments of points of this shape, in a basis of its own."""
     control = samplers.control_of(jax.random.normal(jax.random.key(2), (256, *shape[1:])), mixture=False)
-    return {**SOLVERS, "controlled": (lambda denoise, schedule: samplers.controlled(denoise, schedule, control), 1)}
+    every = {**METHODS, "controlled": Method(functools.partial(samplers.controlled, control=control))}
+    return {name: every[name] for name in names}
 
 
-def seconds(schedule: Schedule, pairs: int, evaluations: int, network_name: str, clock: Callable[[], float]) -> None:
+def seconds(
+    schedule: Schedule, pairs: int, evaluations: int, network_name: str, names: Sequence[str], clock: Callable[[], float]
+) -> None:  # fmt: skip
     """The table of ratios, for the networks whose name holds this."""
     key, every = jax.random.key(1), np.asarray(grid(schedule, evaluations))
     head(f"solvers, {evaluations} evaluations", ("sample", "by hand"), TARGET)
@@ -53,25 +58,28 @@ def seconds(schedule: Schedule, pairs: int, evaluations: int, network_name: str,
             continue
         denoise, z = network(net, shape), jax.random.normal(key, shape)
         scan = by_hand("ddim", denoise, every)
-        for method, (build, stages) in solvers(shape).items():
-            sampler, times = build(denoise, schedule), grid(schedule, evaluations // stages)
+        for label, method in solvers(shape, names).items():
+            sampler, times = method.build(denoise, schedule), grid(schedule, method.steps(evaluations))
             ours = lambda sampler=sampler, z=z, times=times: samplers.sample(key, sampler, z, times)  # noqa: E731
-            line(f"{method:12} {name}", compare(ours, lambda z=z, scan=scan: scan(key, z), pairs=pairs, clock=clock))
+            found = compare(ours, lambda z=z, scan=scan: scan(key, z), pairs=pairs, clock=clock)
+            line(f"{label:25} {name.split(',')[0]}", found)
 
 
-def counts(schedule: Schedule) -> None:
-    """The tables of what XLA counts."""
+def counts(schedule: Schedule, network_name: str, names: Sequence[str]) -> None:
+    """The tables of what XLA counts: the body of the loop alone, so nothing of a first step that is another one."""
     few, many = grid(schedule, 10), grid(schedule, 1000)
     for name, (net, shape) in list(NETWORKS.items())[1:]:
+        if network_name not in name:
+            continue
         denoise, z = network(net, shape), jnp.zeros(shape)
         operations, moved, held = counted(lambda z, times, denoise=denoise: bare(denoise, z, times), z, few)
         print(f"  {name:26} {'operations':>10} {'bytes':>8}   memory, 10 steps   1000 steps"
               f"   (bare scan {held / 1024:.1f} KiB)")  # fmt: skip
-        for method, (build, stages) in solvers(shape).items():
-            sampler = build(denoise, schedule)
+        for label, method in solvers(shape, names).items():
+            sampler = method.build(denoise, schedule)
             run = lambda z, times, sampler=sampler: samplers.sample(jax.random.key(0), sampler, z, times)  # noqa: E731
             here, more = counted(run, z, few), counted(run, z, many)
-            print(f"  {method:26} {here[0] / operations / stages:10.5f} {here[1] / moved / stages:8.4f}"
+            print(f"  {label:26} {here[0] / operations / method.each:10.5f} {here[1] / moved / method.each:8.4f}"
                   f" {here[2] / 1024:13.1f} KiB {more[2] / 1024:8.1f} KiB", flush=True)  # fmt: skip
 
 
@@ -86,7 +94,8 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--evaluations", type=int, default=48)
     parser.add_argument("--only", choices=("time", "counts"))
-    parser.add_argument("--network", default="", help="time those networks alone whose name holds this")
+    parser.add_argument("--network", default="", help="those networks alone whose name holds this")
+    parser.add_argument("--methods", nargs="+", default=[*METHODS, "controlled"], metavar="NAME")
     parser.add_argument(
         "--cpu", action="store_true", help="seconds of the process on its cores, not of the clock on the wall"
     )
@@ -94,9 +103,9 @@ def main() -> None:
     clock = time.process_time if options.cpu else time.perf_counter
     schedule = schedules.Cosine()
     if options.only != "counts":
-        seconds(schedule, options.pairs, options.evaluations, options.network, clock)
+        seconds(schedule, options.pairs, options.evaluations, options.network, options.methods, clock)
     if options.only != "time":
-        counts(schedule)
+        counts(schedule, options.network, options.methods)
 
 
 if __name__ == "__main__":
