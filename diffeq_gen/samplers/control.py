@@ -154,23 +154,26 @@ def _reach(control: Control) -> jax.Array:
 
 
 def control_times(
-    control: Control, schedule: Schedule, n: int, *, middle: float = 0.7, sigma_min: float = 0.002
+    control: Control, schedule: Schedule, n: int, *, middle: float = 0.85, jump: float = 1.4, sigma_min: float = 0.002
 ) -> jax.Array:
-    """n steps of equal length in u = sigma/(sigma + c alpha), c = middle * reach, from u = n/(n + 1), where the jump ends, to sigma_min.
+    """n steps of equal length in u = sigma/(sigma + c alpha), c = middle * reach, from u = n/(n + jump), where the jump ends, to sigma_min.
 
     u is the time of the straight flow of data that are measured in units of c: half of the steps lie above sigma/alpha = c, and
-    near infinite noise, u = 1, it is the angle of such data, of which the jump takes as much as each of the steps.  In these
+    near infinite noise, u = 1, it is the angle of such data, of which the jump takes as much as `jump` of the steps.  In these
     units it is decided to which mode a sample goes; fewer steps below them cost the median start some of its digits.  Cut to
     what the schedule reaches.
-    Raises: ValueError where n < 1, middle is not positive, or sigma_min does not lie below where the jump ends.
+    Raises: ValueError where n < 1, middle or jump is not positive, or sigma_min does not lie below where the jump ends.
     Theorems: control-times-are-even-in-the-flow-of-the-data.
     """
     require(lambda n: n >= 1, "a grid needs at least one step", n=n)
-    require(lambda middle: middle > 0, "middle must be positive", middle=middle)
+    require(
+        lambda middle, jump: (middle > 0) & (jump > 0), "middle and jump must be positive", middle=middle, jump=jump
+    )
     c = middle * _reach(control)
+    highest = n * c / jump
     require(lambda low, high: 0 < low < high, "sigma must fall from where the jump ends to sigma_min > 0",
-            sigma_min=sigma_min, jump_ends=n * c)  # fmt: skip
-    ends = clocks.log_snr_range(schedule, log_snr_min=-2 * jnp.log(n * c), log_snr_max=-2 * jnp.log(sigma_min))
+            sigma_min=sigma_min, jump_ends=highest)  # fmt: skip
+    ends = clocks.log_snr_range(schedule, log_snr_min=-2 * jnp.log(highest), log_snr_max=-2 * jnp.log(sigma_min))
     coordinate = line(1 / c)  # whose clock is c u
     first, last = (coordinate.clock(1.0, jnp.exp(-log_snr / 2)) for log_snr in ends)
     return jax.vmap(lambda k: time_on(schedule, coordinate, k))(jnp.linspace(first, last, n + 1))

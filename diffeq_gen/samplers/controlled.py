@@ -16,6 +16,7 @@ control's error of the border between two modes may still end in the other one.
 """
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import jax
@@ -23,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffeq_gen.samplers.control import Control, network_output
-from diffeq_gen.samplers.interpolation import integral
+from diffeq_gen.samplers.interpolation import require_order, terms
 from diffeq_gen.samplers.mixture import Components, denoise_components
 from diffeq_gen.schedules import at
 from diffeq_gen.types import Denoiser, Point, Sample, Sampler, Schedule, Time, concrete, require
@@ -83,17 +84,34 @@ def _moments(start: jax.Array, end: jax.Array, eta: jax.Array | float | None, co
     ]
 
 
+def _converging(
+    values: list[jax.Array], nodes: list[jax.Array], moments: list[jax.Array], sure: int, growth: float
+) -> tuple[jax.Array, list[jax.Array]]:
+    """(sum of the terms of Newton's series, nodes): of each sample up to a term, after the first `sure`, that is longer than
+    `growth` times the one before; the nodes from there on are infinite."""
+    total, kept, trusted = jnp.zeros_like(values[0]), True, []
+    each = terms(values, nodes, moments)
+    for k, (node, term) in enumerate(zip(nodes, each, strict=True)):
+        if k >= sure:
+            kept = kept & ~(_square(term) > growth**2 * _square(each[k - 1]))
+        total = total + jnp.where(kept, term, 0)
+        trusted.append(jnp.where(kept, node, jnp.inf))
+    return total, trusted
+
+
 def _moved(
     control: Control, y: jax.Array, values: list[jax.Array], nodes: list[jax.Array], p: Point, q: Point, substeps: int,
-    eta: jax.Array | float | None = None,
+    eta: jax.Array | float | None = None, sure: int = 1, growth: float = math.inf,
 ) -> jax.Array:  # fmt: skip
     """The mean of y at q from y at p, where F is F_known and the polynomial through `values` at theta_p and theta_p + `nodes`."""
     root, start, end = control.roots(), control.angle(p), control.angle(q)
-    if control.known is None:
-        turned = end - start
+    turned, change = end - start, 0.0
+    if values:
         moments = [part * turned ** (k + 1) for k, part in enumerate(_moments(start, end, eta, len(values)))]
-        y = y if eta is None else _kept(start, end, eta) * y
-        return y + values[0] * moments[0] + integral(values, nodes, moments) if values else y
+        change, nodes = _converging(values, nodes, moments, sure, growth)
+        change = values[0] * moments[0] + change
+    if control.known is None:
+        return (y if eta is None else _kept(start, end, eta) * y) + change
     low, high = (_log_snr_near(control, point) for point in (p, q))
     h = (high - low) / substeps
 
@@ -145,11 +163,13 @@ class Past(NamedTuple):
 
 
 def controlled(
-    denoise: Denoiser, schedule: Schedule, control: Control, *, order: int = 2, corrector: bool = True, substeps: int = 4,
-    jumped: bool = True, eta: float = 0.0,
+    denoise: Denoiser, schedule: Schedule, control: Control, *, order: int = 4, corrector: bool = True, substeps: int = 4,
+    jumped: bool = True, eta: float = 0.0, growth: float = 1.0,
 ) -> Sampler:  # fmt: skip
-    """Adams-Bashforth of this order for dy/dtheta = F, begun by F(0) = 0; exact in one step of any length on Gaussian data.
+    """Adams-Bashforth up to this order for dy/dtheta = F, begun by F(0) = 0; exact in one step of any length on Gaussian data.
 
+    A term of Newton's series that is longer than `growth` times the one before is left out with all that follow, sample by sample:
+    the steps are too long there for the order.  A slope, and of the corrector a curvature too, is always taken.
     One evaluation a step.  The corrector takes the step before again through the value at its end, and the jump before the
     first step with it: pass what `jump` returns from infinite noise, at times that begin where it ends; or say jumped=False of
     a z that was come by otherwise, as by noising a picture, and it is left as it is.
@@ -162,11 +182,13 @@ def controlled(
     a control with a mixture is refused.  F / cos(theta)^{eta^2} is the polynomial, which ten
     Gauss-Legendre nodes integrate against (sin u cos u/sin theta_s)^{eta^2}: to rounding if eta = 1, or where a step neither doubles
     theta nor halves what is left of it.
-    Raises: ValueError where order is not 1, 2 or 3, substeps is not positive, eta is negative, or eta > 0 meets a mixture.
+    Raises: ValueError where order is not 1, 2, 3 or 4, substeps is not positive, eta or growth is negative, or eta > 0 meets a
+    mixture.
     Theorems: controlled-is-exact-for-gaussians, controlled-puts-back-what-the-jump-left, controlled-is-adams-bashforth,
     controlled-ignores-the-scale, controlled-order, controlled-sde-solves-its-equation, controlled-sde-is-bayes-for-gaussians.
     """
-    require(lambda order: order in (1, 2, 3), "order must be 1, 2 or 3", order=order)
+    require_order(order)
+    require(lambda growth: growth >= 0, "growth must not be negative", growth=growth)
     require(lambda substeps: substeps >= 1, "substeps must be positive", substeps=substeps)
     require(lambda eta: eta >= 0, "eta must not be negative", eta=eta)
     still = concrete(eta) and bool(eta == 0)
@@ -191,7 +213,7 @@ def controlled(
             y = _corrected(past, value, y, p)
         values, nodes = [value, *past.values[: order - 1]], [node - theta for node in past.angles[: order - 1]]
         drawn = past.noise if still else _spread(theta, end, eta) * control.rows(noise[0])
-        moved = _moved(control, y, values, nodes, p, q, substeps, level)
+        moved = _moved(control, y, values, nodes, p, q, substeps, level, 1, growth)
         values, angles = (value, *past.values)[:order], (theta, *past.angles)[:order]
         return control.colour(moved + drawn, z, q), Past(y, drawn, p.alpha, p.sigma, values, angles)
 
@@ -199,8 +221,8 @@ def controlled(
         start, theta = past.angles[0], control.angle(p)
         before = dataclasses.replace(p, alpha=past.alpha, sigma=past.sigma)  # whose slopes are not read
         nodes = [theta - start, *(node - start for node in past.angles[1:])]
-        mean = y - past.noise
-        again = _moved(control, past.y, [past.values[0], value, *past.values[1:]], nodes, before, p, substeps, level)
+        mean, values = y - past.noise, [past.values[0], value, *past.values[1:]]
+        again = _moved(control, past.y, values, nodes, before, p, substeps, level, 2, growth)
         longer = _square(again - mean) > _square(mean - past.y)
         again = past.noise + jnp.where(longer, mean, again)
         left = theta * _moments(jnp.zeros_like(theta), theta, level, 2)[1] * value if jumped else 0

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 
 from diffeq_gen.types import Point, Sample, require
 
-__all__ = ["RULES", "Rule", "change", "churned_data", "constant_noise", "integral", "phis", "require_order"]
+__all__ = ["RULES", "Rule", "change", "churned_data", "constant_noise", "integral", "phis", "require_order", "terms"]
 
 SERIES_RADIUS = 2.0
 SERIES_TERMS = 24
@@ -158,8 +158,18 @@ def integral(
 ) -> Sample:
     """The same sum for any weight of the integral, given by its moments: `moments[k]` is that of y^k.
 
-    A node where another lies already, as after a step too short for its dtype, is one that is not finite.
     `pair`, where given, is what a single difference is weighted by when two values are all there is.
+    Theorems: change-reads-nodes-in-any-order, deis-by-its-integral.
+    """
+    return sum(terms(values, nodes, moments, pair=pair), jnp.zeros_like(values[0]))
+
+
+def terms(
+    values: Sequence[Sample], nodes: Sequence[jax.Array], moments: Sequence[jax.Array], *, pair: jax.Array | None = None
+) -> list[Sample]:
+    """[C_1 F[0, y_1], C_2 F[0, y_1, y_2], ...], each zero from the first node on that is not finite, or where another lies already.
+
+    Two nodes in one place are what a step too short for its dtype leaves.
     Theorems: change-reads-nodes-in-any-order, deis-by-its-integral.
     """
     count = len(nodes)
@@ -171,7 +181,7 @@ def integral(
         known.append(seen)
     origin = jnp.zeros_like(moments[0])
     y = [origin, *(jnp.where(seen, node, 0) for seen, node in zip(known, nodes, strict=True))]
-    differences, basis, total = list(values), [1.0], jnp.zeros_like(values[0])
+    differences, basis, found = list(values), [1.0], []
     for k in range(1, count + 1):
         gaps = [jnp.where(seen, high - low, 1) for seen, low, high in zip(known[k - 1 :], y, y[k:], strict=False)]
         differences = [(b - a) / gap for (a, b), gap in zip(pairwise(differences), gaps, strict=True)]
@@ -179,8 +189,8 @@ def integral(
         weight = sum(part * moment for part, moment in zip(basis, moments, strict=False))
         if k == 1 and pair is not None:
             weight = pair if count == 1 else jnp.where(known[1], weight, pair)
-        total = total + jnp.where(known[k - 1], weight * differences[0], 0)
-    return total
+        found.append(jnp.where(known[k - 1], weight * differences[0], 0))
+    return found
 
 
 def require_order(order: int) -> None:

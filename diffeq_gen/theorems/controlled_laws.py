@@ -28,7 +28,7 @@ __all__: list[str] = []
          precisions=("float64",))  # fmt: skip
 def controlled_order(eps, apart):
     """From infinite noise, with a jump as long in angle as each of the n steps that follow, the default errs by O(1/n^3) on data
-    that is not Gaussian, though nothing was evaluated before the first of them."""
+    that is not Gaussian, which is what the jump leaves: nothing was evaluated before the first of them."""
     return _quantile_errors(eps, apart)
 
 
@@ -52,7 +52,7 @@ def _errors_from(eps, apart, mean):
     world, variance = _two_modes(apart)
     control, schedule = Control(jnp.full(1, mean, eps.dtype), variance), Flow()
     sampler = _resting(controlled(exact.denoiser(world, schedule), schedule, control))
-    root, end, key = jnp.sqrt(control.variances), 1.3, jax.random.key(0)
+    root, end, key = jnp.sqrt(control.variances), 0.5, jax.random.key(0)
     shares = grids(0, 1, eps.dtype)
 
     def error(share, n):
@@ -210,33 +210,46 @@ def about_another_mean(apart, y):
     return _from_cumulants(apart, y, which=0)
 
 
-def _flow_times(schedule, spread, middle, unit):
+def _flow_times(schedule, spread, middle, jump, unit):
     """sigma/(sigma + unit alpha) along four steps of `control_times`."""
     wide = Parabola(40.0, 20 * schedule.slope, 20 * schedule.bend + 80.0, schedule.size, schedule.tilt)
     control = Control(jnp.zeros_like(spread), _variances(spread))
-    alphas, sigmas = jax.vmap(wide)(control_times(control, wide, 4, middle=middle, sigma_min=0.01))
+    times = control_times(control, wide, 4, middle=middle, jump=jump, sigma_min=0.01)
+    alphas, sigmas = jax.vmap(wide)(times)
     return sigmas / (sigmas + unit * alphas)
 
 
-@theorem(source="derived", schedule=PARABOLAS, spread=vectors(3), middle=positive("middles", 0.1, 10.0), cases=200)
-def control_times_are_even_in_the_flow_of_the_data(schedule, spread, middle):
+def _evenly(unit, jump):
+    """From n/(n + jump) to where sigma/alpha = 0.01."""
+    first, last = 4 / (4 + jump), 0.01 / (0.01 + unit)
+    return first + (last - first) * jnp.arange(5.0, dtype=unit.dtype) / 4
+
+
+@theorem(source="derived", schedule=PARABOLAS, spread=vectors(3), middle=positive("middles", 0.1, 10.0),
+         jump=positive("lengths of the jump", 0.5, 3.0), cases=200)  # fmt: skip
+def control_times_are_even_in_the_flow_of_the_data(schedule, spread, middle, jump):
     """In u = sigma/(sigma + c alpha), the straight flow's time for data in units of c = middle (mean variance^2)^{1/4}, the steps
-    are even from n/(n + 1) to where sigma/alpha is its smallest."""
+    are even from n/(n + jump) to where sigma/alpha is its smallest."""
     unit = middle * jnp.sqrt(jnp.sqrt(jnp.mean(_variances(spread) ** 2)))
-    last = 0.01 / (0.01 + unit)
-    return _flow_times(schedule, spread, middle, unit), 0.8 + (last - 0.8) * jnp.arange(5.0, dtype=unit.dtype) / 4
+    return _flow_times(schedule, spread, middle, jump, unit), _evenly(unit, jump)
 
 
 @control_times_are_even_in_the_flow_of_the_data.near_miss
-def in_units_of_the_mean_deviation(schedule, spread, middle):
+def in_units_of_the_mean_deviation(schedule, spread, middle, jump):
     """c from the mean variance, by which large and small axes count alike."""
     unit = middle * jnp.sqrt(jnp.mean(_variances(spread)))
-    last = 0.01 / (0.01 + unit)
-    return _flow_times(schedule, spread, middle, unit), 0.8 + (last - 0.8) * jnp.arange(5.0, dtype=unit.dtype) / 4
+    return _flow_times(schedule, spread, middle, jump, unit), _evenly(unit, jump)
 
 
 @control_times_are_even_in_the_flow_of_the_data.near_miss
-def the_jump_to_the_middle(schedule, spread, middle):
+def the_jump_to_the_middle(schedule, spread, middle, jump):
     """The jump ended where sigma/alpha = c, whatever the number of steps."""
     unit = middle * jnp.sqrt(jnp.sqrt(jnp.mean(_variances(spread) ** 2)))
-    return _flow_times(schedule, spread, middle, unit)[0], jnp.full_like(unit, 0.5)
+    return _flow_times(schedule, spread, middle, jump, unit)[0], jnp.full_like(unit, 0.5)
+
+
+@control_times_are_even_in_the_flow_of_the_data.near_miss
+def a_jump_of_one_step(schedule, spread, middle, jump):
+    """As long as each step, whatever was asked."""
+    unit = middle * jnp.sqrt(jnp.sqrt(jnp.mean(_variances(spread) ** 2)))
+    return _flow_times(schedule, spread, middle, jump, unit), _evenly(unit, jnp.ones_like(jump))

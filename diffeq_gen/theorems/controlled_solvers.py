@@ -13,11 +13,11 @@ from diffeq_gen.samplers.control import Control, network_output
 from diffeq_gen.samplers.controlled import Past, controlled, jump
 from diffeq_gen.samplers.mixture import Components, denoise_components
 from diffeq_gen.schedules import at
-from diffeq_gen.theorems.domains import mixtures, positive, schedules, smooth_schedules, times, vectors
+from diffeq_gen.theorems.domains import choices, mixtures, positive, schedules, smooth_schedules, times, vectors
 from diffeq_gen.theorems.first_order import _noise_in, _opening, _predict
 from diffeq_gen.theorems.registry import theorem
 from diffeq_gen.theorems.solver_algebra import _run
-from diffeq_gen.theorems.solver_exactness import TIMES
+from diffeq_gen.theorems.solver_exactness import TIMES, _quadrature
 from diffeq_gen.types import Point
 
 __all__: list[str] = []
@@ -150,34 +150,112 @@ def _coloured(control, y, antiderivative, z, p, q):
     return control.colour(y + antiderivative(control.angle(q)) - antiderivative(control.angle(p)), z, q)
 
 
-@theorem(source="derived", schedule=smooth_schedules, c=vectors(4, 2), spread=vectors(2), z=vectors(2), cases=100)
+@theorem(source="derived", schedule=smooth_schedules, c=vectors(5, 2), spread=vectors(2), z=vectors(2), cases=100)
 def controlled_is_adams_bashforth(schedule, c, spread, z):
-    """Where F is a parabola of the angle of each direction, order 3 takes a step without error, and order 2 corrects a state
-    that it had predicted too far, by half of the step, to the exact one."""
-    return _step_along(schedule, c * jnp.array([[1], [1], [1], [0]], c.dtype), spread, z)
+    """Where F is a cubic of the angle of each direction and nothing is left out, order 4 takes a step without error, and order 3
+    corrects a state that it had predicted too far, by half of the step, to the exact one."""
+    return _step_along(schedule, c * jnp.array([[1], [1], [1], [1], [0]], c.dtype), spread, z)
 
 
 def _step_along(schedule, c, spread, z):
     """The step after three exact ones, without a corrector; and y at its beginning, by the corrector."""
     control = Control(c[0], _variances(spread))
-    output = lambda x: sum(c[k][None] * x**k for k in range(4))  # noqa: E731
-    whole = lambda x: sum(c[k][None] * x ** (k + 1) / (k + 1) for k in range(4))  # noqa: E731
+    output = lambda x: sum(c[k][None] * x**k for k in range(5))  # noqa: E731
+    whole = lambda x: sum(c[k][None] * x ** (k + 1) / (k + 1) for k in range(5))  # noqa: E731
     denoise, grid = _output_denoiser(schedule, control, output), jnp.asarray(TIMES, z.dtype)
     o, n, m, p, q = (at(schedule, t) for t in grid)
     y, angles = control.whiten(z, p), [control.angle(point) for point in (m, n, o)]
     before = y + whole(angles[0]) - whole(control.angle(p))
     past = Past(before, jnp.zeros((), z.dtype), m.alpha, m.sigma, tuple(output(x) for x in angles), tuple(angles))
-    third = controlled(denoise, schedule, control, order=3, corrector=False)
-    short = past._replace(values=past.values[:2], angles=past.angles[:2])
+    fourth = controlled(denoise, schedule, control, order=4, corrector=False, growth=jnp.inf)
+    third = controlled(denoise, schedule, control, order=3, growth=jnp.inf)
     far = control.colour(before + 1.5 * (y - before), z, p)
-    _, after = controlled(denoise, schedule, control).step(z[:0], short, far, grid[3], grid[4])
-    return [third.step(z[:0], past, z, grid[3], grid[4])[0], after.y], [_coloured(control, y, whole, z, p, q), y]
+    _, after = third.step(z[:0], past, far, grid[3], grid[4])
+    return [fourth.step(z[:0], past, z, grid[3], grid[4])[0], after.y], [_coloured(control, y, whole, z, p, q), y]
 
 
 @controlled_is_adams_bashforth.near_miss
-def a_cubic_too(schedule, c, spread, z):
+def a_quartic_too(schedule, c, spread, z):
     """F of one degree more."""
     return _step_along(schedule, c, spread, z)
+
+
+RATIOS = choices("ratios of a term to the one before, over what is allowed", 0.25, 0.8, 1.25, 4.0)
+
+
+@theorem(source="derived", schedule=smooth_schedules, c=vectors(4, 2), spread=positive("variances", 0.2, 5.0), z=vectors(2),
+         second=RATIOS, third=RATIOS, growth=positive("growths", 0.3, 3.0), cases=200)  # fmt: skip
+def controlled_leaves_out_what_grows(schedule, c, spread, z, second, third, growth):
+    """Newton's series of F, of which each term is some share as long as the one before: a step, and its correction, is its sum up to
+    the first term, after the slope and of the correction after the curvature, that is longer than `growth` times the one before."""
+    return _sums(schedule, c, spread, z, second, third, growth, lambda second, third: (second, second & third, third))
+
+
+def _sums(schedule, c, spread, z, second, third, growth, rule):
+    """(step and corrected state, what they are) where `rule` says of (second <= 1, third <= 1) which terms are taken: two, one."""
+    control, grid = Control(0 * z, spread), jnp.asarray(TIMES, z.dtype)
+    o, n, m, p, q = (at(schedule, t) for t in grid)
+    far, old, past, here, end = (control.angle(point)[0, 0] for point in (o, n, m, p, q))
+    units = c / jnp.sqrt(jnp.sum(c * c, axis=1, keepdims=True))
+    sizes = 0.3 * jnp.stack([jnp.ones_like(second), growth * second, growth**2 * second * third])
+    taken = rule(second <= 1, third <= 1)
+
+    def series(start, stop, nodes):
+        """(F by its Newton series from `start`, the terms of its integral to `stop`)."""
+        x, weights = _quadrature(start, stop)
+        products = [
+            lambda x: x - start,
+            lambda x: (x - start) * (x - nodes[0]),
+            lambda x: (x - start) * (x - nodes[0]) * (x - nodes[1]),
+        ]
+        slopes = [sizes[k] * units[k + 1] / jnp.sum(weights * products[k](x)) for k in range(3)]
+        return lambda x: c[0] + sum(slope * product(x) for slope, product in zip(slopes, products, strict=True))
+
+    output = series(here, end, (past, old))
+    step = controlled(
+        _output_denoiser(schedule, control, lambda x: output(x[0, 0])[None]),
+        schedule,
+        control,
+        corrector=False,
+        growth=growth,
+    )
+    angles = tuple(jnp.reshape(x, (1, 1)) for x in (past, old, far))
+    rows = lambda output: tuple(output(x[0, 0])[None] for x in angles)  # noqa: E731
+    y = control.whiten(z, p)
+    known = Past(y, jnp.zeros((), z.dtype), m.alpha, m.sigma, rows(output), angles)
+    moved = control.whiten(step.step(z[:0], known, z, grid[3], grid[4])[0], q)
+    terms = [size * unit for size, unit in zip(sizes, units[1:], strict=True)]
+    wanted = terms[0] + jnp.where(taken[0], terms[1], 0) + jnp.where(taken[1], terms[2], 0)
+    wanted = y + ((end - here) * c[0] + wanted)[None]
+
+    output = series(past, here, (here, old))
+    sampler = controlled(
+        _output_denoiser(schedule, control, lambda x: output(x[0, 0])[None]), schedule, control, order=3, growth=growth
+    )
+    corrected = y + ((here - past) * c[0] + terms[0] + terms[1] + jnp.where(taken[2], terms[2], 0))[None]
+    predicted = control.colour(y + 1.5 * (corrected - y), z, p)
+    _, after = sampler.step(z[:0], known._replace(values=rows(output)), predicted, grid[3], grid[4])
+    return [moved, after.y], [wanted, corrected]
+
+
+@controlled_leaves_out_what_grows.near_miss(witness={"second": 4.0, "third": 0.25})
+def all_of_its_terms(schedule, c, spread, z, second, third, growth):
+    """Nothing left out."""
+    return _sums(schedule, c, spread, z, second, third, growth, lambda *small: (True, True, True))
+
+
+@controlled_leaves_out_what_grows.near_miss(witness={"second": 4.0, "third": 0.25})
+def those_that_do_not_grow(schedule, c, spread, z, second, third, growth):
+    """A term left out alone, without those after it."""
+    return _sums(schedule, c, spread, z, second, third, growth, lambda second, third: (second, third, third))
+
+
+@controlled_leaves_out_what_grows.near_miss(witness={"second": 4.0, "third": 0.25})
+def a_curvature_of_the_correction_too(schedule, c, spread, z, second, third, growth):
+    """The corrector judged as the step is."""
+    return _sums(
+        schedule, c, spread, z, second, third, growth, lambda second, third: (second, second & third, second & third)
+    )
 
 
 @theorem(source="derived", schedule=smooth_schedules, c=vectors(2), spread=vectors(2), z=vectors(2), cases=100)

@@ -53,8 +53,8 @@ def test_times_begin_where_the_jump_ends():
             times = jax.jit(lambda n=n: samplers.control_times(control, schedules.EDM(), n))()
             alpha, sigma = jax.vmap(schedules.EDM())(times)
             assert len(times) == n + 1
-            unit = 0.7 * 8.5**0.25
-            np.testing.assert_allclose(sigma[0] / alpha[0], n * unit, rtol=1e-9)
+            unit = 0.85 * 8.5**0.25
+            np.testing.assert_allclose(sigma[0] / alpha[0], n * unit / 1.4, rtol=1e-9)
             np.testing.assert_allclose(sigma[-1] / alpha[-1], 0.002, rtol=1e-9)
             steps = np.diff(sigma / (sigma + unit * alpha))
             np.testing.assert_allclose(steps, steps[0], rtol=1e-9)
@@ -147,9 +147,10 @@ def test_mixture_is_tried_up_to_256_dimensions(monkeypatch):
         (lambda: samplers.Control(jnp.zeros((2, 3)), 1.0, (jnp.eye(2),)), r"basis must be matrices of shapes \(\(2, 2\), \(3, 3\)\)"),
         (lambda: samplers.control_times(plain(), FLOW, 0), "a grid needs at least one step, got n=0"),
         (lambda: samplers.control_times(plain(), FLOW, 0.75), "a grid needs at least one step, got n=0.75"),
-        (lambda: samplers.control_times(plain(), FLOW, 4, middle=0.0), "middle must be positive, got middle=0.0"),
+        (lambda: samplers.control_times(plain(), FLOW, 4, middle=0.0), "middle and jump must be positive, got middle=0.0, jump=1.4"),
+        (lambda: samplers.control_times(plain(), FLOW, 4, jump=0.0), "middle and jump must be positive, got middle=0.85, jump=0.0"),
         (lambda: samplers.control_times(plain(), FLOW, 4, sigma_min=0.0), r"sigma must fall .*, got sigma_min=0.0, jump_ends="),
-        (lambda: samplers.control_times(samplers.Control(jnp.zeros(2), 1.0), FLOW, 1, middle=0.002),
+        (lambda: samplers.control_times(samplers.Control(jnp.zeros(2), 1.0), FLOW, 1, middle=0.002, jump=1.0),
          "sigma must fall from where the jump ends to sigma_min > 0"),
     ],
 )  # fmt: skip

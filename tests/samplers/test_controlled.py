@@ -237,6 +237,36 @@ def test_steps_and_their_correctors_are_the_integrals_of_a_parabola(in_float64, 
         )
 
 
+@pytest.mark.parametrize("known", [False, True], ids=["moments", "mixture"])
+def test_each_sample_has_the_order_that_its_own_steps_allow(in_float64, known):
+    """Two samples whose values differ: what one leaves out says nothing of the other; a limit of 1, and of 0 no more than a slope."""
+    control = two_modes() if known else plain()
+    o, n, m, p, q = (at(FLOW, jnp.asarray(t)) for t in (0.8, 0.7, 0.65, 0.45, 0.3))
+    angles = tuple(control.angle(point) for point in (m, n, o))
+    denoise = lambda z, t: jnp.zeros_like(z)  # noqa: E731
+    z = jnp.array([[0.3, -0.1], [0.2, 0.5]])
+
+    def run(rows, values, **options):
+        one = samplers.controlled(denoise, FLOW, control, corrector=False, **options)
+        past = one.init(z[rows])._replace(
+            y=control.whiten(z[rows], p), alpha=m.alpha, sigma=m.sigma, angles=angles, values=tuple(value[rows] for value in values)
+        )  # fmt: skip
+        return one.step(z[:0], past, z[rows], p.t, q.t)
+
+    now = run(slice(0, 2), (z, z, z))[1].values[0]
+    back = [angle - control.angle(p) for angle in angles]
+    values = [jnp.concatenate([now[:1] + 0.3 * x + 0.05 * x**2 + 0.02 * x**3, now[1:] * (-1) ** k])
+              for k, x in enumerate(back, start=1)]  # fmt: skip
+    end = lambda rows, **options: run(rows, values, **options)[0]  # noqa: E731
+    both, lone = end(slice(0, 2)), [end(slice(k, k + 1)) for k in (0, 1)]
+    np.testing.assert_allclose(both, jnp.concatenate(lone), rtol=1e-13)
+    np.testing.assert_allclose(both, end(slice(0, 2), growth=1.0), rtol=1e-15)
+    np.testing.assert_allclose(end(slice(0, 2), growth=0.0), end(slice(0, 2), order=2), rtol=1e-13)
+    whole, short = end(slice(0, 2), growth=jnp.inf), end(slice(0, 2), order=2)
+    assert np.allclose(both[0], whole[0], rtol=1e-13) and not np.allclose(both[0], short[0], rtol=1e-6)
+    assert np.allclose(both[1], short[1], rtol=1e-13) and not np.allclose(both[1], whole[1], rtol=1e-6)
+
+
 def test_step_on_the_mixture_itself_is_the_jump(in_float64):
     """The network says nothing beyond the control; and what is left out are 4 small steps of a step, 32 of a jump, no noise."""
     control, z = two_modes(), jnp.array([1.1, -0.4])
@@ -245,7 +275,7 @@ def test_step_on_the_mixture_itself_is_the_jump(in_float64):
     @jax.jit
     def run(z):
         one = samplers.controlled(denoise, FLOW, control, corrector=False)
-        assert one.noises == 0 and len(one.init(z).values) == 2
+        assert one.noises == 0 and len(one.init(z).values) == 4
         jumps = [
             samplers.jump(control, FLOW, z, t, s, **options) for options in ({"substeps": 4}, {}, {"substeps": 32})
         ]
@@ -418,7 +448,7 @@ def test_a_large_scale_leaves_lms():
     control = samplers.Control(jnp.zeros(2), 1e5)
     denoise = lambda z, t: jnp.tanh(z) + t  # noqa: E731
     z, times, key = jnp.array([0.4, -1.3]), jnp.array([0.7, 0.6, 0.45, 0.3]), jax.random.key(0)
-    ours = samplers.controlled(denoise, FLOW, control, corrector=False)
+    ours = samplers.controlled(denoise, FLOW, control, order=2, corrector=False)
     made = (ours, samplers.lms(denoise, FLOW, order=2), samplers.ddim(denoise, FLOW))
     left, right, other = (samplers.trajectory(key, one, z, times) for one in made)
     np.testing.assert_allclose(left, right, atol=2e-3)
@@ -443,7 +473,8 @@ def test_one_compilation_serves_all_controls_of_a_shape():
 @pytest.mark.parametrize(
     ("refused", "message"),
     [
-        (lambda: samplers.controlled(jnp.tanh, FLOW, plain(), order=4), "order must be 1, 2 or 3, got order=4"),
+        (lambda: samplers.controlled(jnp.tanh, FLOW, plain(), order=5), "order must be 1, 2, 3 or 4, got order=5"),
+        (lambda: samplers.controlled(jnp.tanh, FLOW, plain(), growth=-0.1), "growth must not be negative, got growth=-0.1"),
         (lambda: samplers.controlled(jnp.tanh, FLOW, plain(), substeps=0), "substeps must be positive, got substeps=0"),
         (lambda: samplers.controlled(jnp.tanh, FLOW, plain(), substeps=0.75), "substeps must be positive, got substeps=0.75"),
         (lambda: samplers.jump(plain(), FLOW, jnp.zeros(2), 1.0, 0.5, substeps=0), "substeps must be positive"),
@@ -458,7 +489,15 @@ def test_bad_input_is_named(refused, message):
 
 
 def test_options_reach_to_where_they_are_said_to_end():
-    for options in ({"order": 1}, {"order": 3}, {"substeps": 1}, {"eta": 0.0}, {"eta": 1e-6}):
+    for options in (
+        {"order": 1},
+        {"order": 4},
+        {"growth": 0.0},
+        {"growth": jnp.inf},
+        {"substeps": 1},
+        {"eta": 0.0},
+        {"eta": 1e-6},
+    ):
         samplers.controlled(jnp.tanh, FLOW, plain(), **options)
     assert samplers.jump(plain(), FLOW, jnp.zeros(2), jnp.asarray(0.8), jnp.asarray(0.5), substeps=1).shape == (2,)
 
