@@ -149,9 +149,12 @@ def every_peer(options: argparse.Namespace, world: str, find: Callable[[str], di
     """All methods, of which those that were found before for as much as is asked now are read from the folder of `--keep`."""
     asked = f"{world} {options.schedule} {options.seed} {options.starts} {' '.join(map(str, options.budgets))}"
     parts: dict[int, list[Peers]] = {n: [] for n in options.budgets}
-    for name in METHODS:
+    for name in options.methods:
         for n, peers in kept(options.keep, f"{asked} {name}", functools.partial(find, name)).items():
             parts[n].append(peers)
+    empty = [n for n, row in parts.items() if not row]
+    if empty:
+        raise SystemExit(f"no method has steps enough for {empty[0]} evaluations, of {', '.join(options.methods)}")
     return {n: Peers(*map(np.concatenate, zip(*row, strict=True))) for n, row in parts.items()}
 
 
@@ -266,6 +269,7 @@ def main() -> None:
     )
     parser.add_argument("--schedule", choices=tuple(SCHEDULES), default="edm")
     parser.add_argument("--budgets", nargs="+", type=int, default=list(BUDGETS), help="evaluations")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), metavar="NAME", help="the peers; left out: all")
     parser.add_argument("--all", action="store_true", help="print every peer on every grid")
     options = parser.parse_args()
     if options.run is not None:

@@ -69,7 +69,8 @@ def last_stage_alone(denoise: Denoiser, schedule: Schedule, *, rule: str, two_po
 def fast(denoise: Denoiser, schedule: Schedule, *, rest: int) -> Sampler:
     """DPM-Solver-fast: steps of order 3 by its Algorithm 2, and a last one, to SIGMA_MIN, of order `rest`.  Lu et al. 2022, App. D."""
     third = last_stage_alone(denoise, schedule, rule="noise")
-    last = samplers.singlestep(denoise, schedule, rule="noise") if rest == 2 else samplers.ddim(denoise, schedule)
+    second = samplers.singlestep(denoise, schedule, rule="noise", two_point="midpoint")
+    last = second if rest == 2 else samplers.ddim(denoise, schedule)
 
     def step(noise: Sample, memory: Memory, z: Sample, t: Time, s: Time) -> tuple[Sample, Memory]:
         q = at(schedule, s)
