@@ -54,7 +54,7 @@ def edm(
         x, sigma, sigma_next = z / p.alpha, p.sigma / p.alpha, q.sigma / q.alpha
         if not still:
             gamma = jnp.where((s_min <= sigma) & (sigma <= s_max), jnp.minimum(s_churn / steps, GAMMA_MAX), 0)
-            gamma = jnp.minimum(gamma, jnp.maximum(_highest(schedule, t) / sigma - 1, 0))
+            gamma = jnp.minimum(gamma, _room(schedule, t, sigma))
             x = x + s_noise * sigma * jnp.sqrt(gamma * (2 + gamma)) * noise[0]
             sigma = (1 + gamma) * sigma
             t = time_at(schedule, -2 * jnp.log(sigma))
@@ -70,8 +70,9 @@ def edm(
     return Sampler(lambda z: (), step, noises=0 if still else 1)
 
 
-def _highest(schedule: Schedule, t: Time) -> jax.Array:
-    """sigma/alpha at time 1, infinite where there is noise alone."""
+def _room(schedule: Schedule, t: Time, sigma: jax.Array) -> jax.Array:
+    """The gamma that leads to time 1; more than any where there is noise alone."""
     end = at(schedule, jnp.ones_like(t))
     pure = end.alpha <= 0
-    return jnp.where(pure, jnp.inf, end.sigma / jnp.where(pure, 1, end.alpha))
+    highest = end.sigma / jnp.where(pure, 1, end.alpha)
+    return jnp.where(pure, 1, jnp.maximum(highest / sigma - 1, 0))

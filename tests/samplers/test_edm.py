@@ -119,6 +119,13 @@ def test_noise_goes_no_further_than_time_one(schedule, most):
                                       step(edm(known, schedule), 1.0, 0.3))  # fmt: skip
 
 
+def test_churn_has_its_slope_in_the_schedule_where_time_one_is_noise_alone():
+    """sigma/alpha is infinite there, and no slope may come of that."""
+    end = lambda shift: jnp.sum(step(edm(known, Cosine(shift=shift), s_churn=0.3), 0.5, 0.3, noise=2.0))  # noqa: E731
+    apart = (end(0.4 + 1e-5) - end(0.4 - 1e-5)) / 2e-5
+    np.testing.assert_allclose(jax.grad(end)(0.4), apart, rtol=1e-8)
+
+
 @pytest.mark.parametrize(("s_noise", "keeps"), [(1.0, True), (1.02, False), (0.0, False)])
 def test_marginals_are_kept_by_unit_noise_only(s_noise, keeps):
     times = jnp.array([0.8, 0.6, 0.4])
