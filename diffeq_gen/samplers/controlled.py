@@ -185,7 +185,8 @@ def controlled(
     Raises: ValueError where order is not 1, 2, 3 or 4, substeps is not positive, eta or growth is negative, or eta > 0 meets a
     mixture.
     Theorems: controlled-is-exact-for-gaussians, controlled-puts-back-what-the-jump-left, controlled-is-adams-bashforth,
-    controlled-ignores-the-scale, controlled-order, controlled-sde-solves-its-equation, controlled-sde-is-bayes-for-gaussians.
+    controlled-leaves-out-what-grows, controlled-ignores-the-scale, controlled-order, controlled-sde-solves-its-equation,
+    controlled-sde-is-bayes-for-gaussians.
     """
     require_order(order)
     require(lambda growth: growth >= 0, "growth must not be negative", growth=growth)

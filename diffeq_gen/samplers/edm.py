@@ -54,8 +54,11 @@ def edm(
         x, sigma, sigma_next = z / p.alpha, p.sigma / p.alpha, q.sigma / q.alpha
         if not still:
             gamma = jnp.where((s_min <= sigma) & (sigma <= s_max), jnp.minimum(s_churn / steps, GAMMA_MAX), 0)
-            gamma = jnp.minimum(gamma, _room(schedule, t, sigma))
-            x = x + s_noise * sigma * jnp.sqrt(gamma * (2 + gamma)) * noise[0]
+            room = _room(schedule, t, sigma)
+            gamma = jnp.where(room < gamma, room, gamma)
+            raised = gamma > 0
+            added = jnp.where(raised, jnp.sqrt(jnp.where(raised, gamma * (2 + gamma), 1)), 0)
+            x = x + s_noise * sigma * added * noise[0]
             sigma = (1 + gamma) * sigma
             t = time_at(schedule, -2 * jnp.log(sigma))
         d = slope(x, t, schedule(t)[0], sigma)

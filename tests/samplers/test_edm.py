@@ -126,6 +126,13 @@ def test_churn_has_its_slope_in_the_schedule_where_time_one_is_noise_alone():
     np.testing.assert_allclose(jax.grad(end)(0.4), apart, rtol=1e-8)
 
 
+def test_churn_from_time_one_has_its_slope_in_the_schedule():
+    """No noise is added there, and its root has no slope of its own."""
+    end = lambda most: jnp.sum(step(edm(known, EDM(sigma_max=most), s_churn=0.3), 1.0, 0.9, noise=2.0))  # noqa: E731
+    apart = (end(10.0 + 1e-4) - end(10.0 - 1e-4)) / 2e-4
+    np.testing.assert_allclose(jax.grad(end)(10.0), apart, rtol=1e-7)
+
+
 @pytest.mark.parametrize(("s_noise", "keeps"), [(1.0, True), (1.02, False), (0.0, False)])
 def test_marginals_are_kept_by_unit_noise_only(s_noise, keeps):
     times = jnp.array([0.8, 0.6, 0.4])
