@@ -23,6 +23,7 @@ __all__ = [
     "time_at",
     "uniform",
     "uniform_log_snr",
+    "within",
 ]
 
 BISECTIONS = 64
@@ -50,14 +51,14 @@ def log_snr_dot(schedule: Schedule, t: Time) -> jax.Array:
 def time_at(schedule: Schedule, log_snr: jax.Array) -> jax.Array:
     """The time t at which the schedule has this log-SNR: its own closed form, or bisection and one Newton step.
 
-    Within [0, 1]: of a log-SNR that the schedule does not reach it is the nearer end.  Differentiable in log_snr and in the
-    parameters of the schedule, through the Newton step.
+    Without a closed form the result is cut to [0, 1]; a closed form may extrapolate, and by rounding end beyond 1: `within`.
+    Differentiable in log_snr and in the parameters of the schedule, through the Newton step.
     Theorems: schedule-catalogue, bisection-inverts-any-schedule.
     """
     log_snr = jnp.asarray(log_snr)
     closed_form = getattr(schedule, "time_at", None)
     if closed_form is not None:
-        return _within(closed_form(log_snr))
+        return closed_form(log_snr)
 
     def halve(_: int, bracket: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         """(low, width), the root between low and low + 2 width: the width stays a power of two, so low gathers no rounding."""
@@ -70,11 +71,11 @@ def time_at(schedule: Schedule, log_snr: jax.Array) -> jax.Array:
     guess = jnp.clip(low + width, jnp.finfo(log_snr.dtype).tiny, 1 - jnp.finfo(log_snr.dtype).epsneg)
     value, slope = jax.jvp(lambda t: _log_snr(schedule, t), (guess,), (jnp.ones_like(guess),))
     polished = guess + (log_snr - value) / jax.lax.stop_gradient(slope)
-    return jnp.where(jnp.isfinite(polished), _within(polished), guess)
+    return jnp.where(jnp.isfinite(polished), within(polished), guess)
 
 
-def _within(t: Time) -> Time:
-    """Cut to [0, 1], with the whole of the slope at both ends."""
+def within(t: Time) -> Time:
+    """t cut to [0, 1], with the whole of its slope at both ends."""
     return jnp.where(t < 0, 0, jnp.where(t > 1, 1, t))
 
 
@@ -115,7 +116,7 @@ def uniform_log_snr(schedule: Schedule, n: int, *, log_snr_min: float = -15.0, l
     """
     _require_steps(n)
     low, high = log_snr_range(schedule, log_snr_min=log_snr_min, log_snr_max=log_snr_max)
-    return jax.vmap(lambda value: time_at(schedule, value))(jnp.linspace(low, high, n + 1))
+    return within(jax.vmap(lambda value: time_at(schedule, value))(jnp.linspace(low, high, n + 1)))
 
 
 def karras(
@@ -134,7 +135,7 @@ def karras(
     first, last = -2 * jnp.log(jnp.array([sigma_max, sigma_min]))
     low, high = log_snr_range(schedule, log_snr_min=first, log_snr_max=last)
     roots = jnp.linspace(jnp.exp(-low / (2 * rho)), jnp.exp(-high / (2 * rho)), n + 1)
-    return jax.vmap(lambda root: time_at(schedule, -2 * rho * jnp.log(root)))(roots)
+    return within(jax.vmap(lambda root: time_at(schedule, -2 * rho * jnp.log(root)))(roots))
 
 
 def _require_steps(n: int) -> None:

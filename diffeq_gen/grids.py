@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffeq_gen.clocks import log_snr, time_at
+from diffeq_gen.clocks import log_snr, time_at, within
 from diffeq_gen.coordinates import Coordinate, time_on
 from diffeq_gen.types import Schedule, Time, require
 
@@ -113,7 +113,7 @@ def ends(
     require(lambda noise, data, first, last: (noise <= first) & (first < last) & (last <= data),
             "the schedule does not reach from the one end to the other: log-SNR at t = 1 and t = 0, and those asked for, are",
             noise=reach[0], data=reach[1], first=high, last=low)  # fmt: skip
-    return time_at(schedule, high), time_at(schedule, low)
+    return within(time_at(schedule, high)), within(time_at(schedule, low))
 
 
 def _ratio(nats: jax.Array) -> jax.Array:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffeq_gen import clocks, grids
+from diffeq_gen import clocks, grids, samplers
 from diffeq_gen.schedules import EDM, VE, VP, Cosine, Flow
 
 
@@ -32,19 +32,11 @@ def test_just_outside_the_range_the_newton_step_is_cut_too():
     assert [float(clocks.time_at(falling, value)) for value in (0.5, -2.5)] == [0.0, 1.0]
 
 
-@pytest.mark.parametrize("schedule", [Cosine(log_snr_min=-4, log_snr_max=4), EDM(), VE()], ids=repr)
-@pytest.mark.parametrize("end", [0.0, 1.0])
-def test_a_closed_form_goes_no_further_than_the_ends_and_keeps_its_slope_there(schedule, end, precision):
-    """Beyond an end the nearer end, with no slope; at it, or within rounding of it, no more than it, and the slope of its inside."""
-    reach = clocks.log_snr(schedule, jnp.asarray(end, precision))
-    find = jax.value_and_grad(lambda value: clocks.time_at(schedule, value))
-    assert [float(one) for one in find(reach + (1 - 2 * end) * 9)] == [end, 0]
-    near = jnp.nextafter(reach, reach + jnp.arange(-3, 4, dtype=precision))
-    t, _ = jax.vmap(find)(reach + (near - reach) * 3)
-    assert t.dtype == precision and bool(jnp.all((t >= 0) & (t <= 1)))
-    inside = schedule.time_at(reach)
-    if 0 <= inside <= 1:
-        assert find(reach)[1] == jax.grad(schedule.time_at)(reach)
+def test_a_time_is_cut_to_the_ends_and_keeps_its_slope_there(precision):
+    t = jnp.array([-0.5, -1e-7, 0.0, 0.3, 1.0, 1 + 3e-7, 7.0], precision)
+    cut, slope = jax.vmap(jax.value_and_grad(clocks.within))(t)
+    assert cut.dtype == precision and cut.tolist() == [0, 0, 0, t[3], 1, 1, 1]
+    assert slope.tolist() == [0, 0, 1, 1, 1, 0, 0]
 
 
 @pytest.mark.parametrize("log_snr", [-2000.0, 2000.0])
@@ -97,6 +89,8 @@ def test_a_grid_to_the_end_of_a_cut_schedule_is_one_that_a_run_takes(low, precis
         clocks.karras(schedule, 4, sigma_min=1e-6, sigma_max=1e6),
     ):
         grids.require_falling(times)
+    control = samplers.Control(jnp.zeros(2), jnp.asarray(1.0, precision))
+    grids.require_falling(samplers.control_times(control, schedule, 40, sigma_min=1e-6))
 
 
 def test_a_grid_is_cut_to_what_the_schedule_reaches():

@@ -176,4 +176,4 @@ def control_times(
     ends = clocks.log_snr_range(schedule, log_snr_min=-2 * jnp.log(highest), log_snr_max=-2 * jnp.log(sigma_min))
     coordinate = line(1 / c)  # whose clock is c u
     first, last = (coordinate.clock(1.0, jnp.exp(-log_snr / 2)) for log_snr in ends)
-    return jax.vmap(lambda k: time_on(schedule, coordinate, k))(jnp.linspace(first, last, n + 1))
+    return clocks.within(jax.vmap(lambda k: time_on(schedule, coordinate, k))(jnp.linspace(first, last, n + 1)))

@@ -10,7 +10,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from diffeq_gen.clocks import time_at
+from diffeq_gen.clocks import time_at, within
 from diffeq_gen.schedules import at
 from diffeq_gen.types import Denoiser, Memory, Sample, Sampler, Schedule, Time, concrete, require
 
@@ -60,7 +60,7 @@ def edm(
             added = jnp.where(raised, jnp.sqrt(jnp.where(raised, gamma * (2 + gamma), 1)), 0)
             x = x + s_noise * sigma * added * noise[0]
             sigma = (1 + gamma) * sigma
-            t = time_at(schedule, -2 * jnp.log(sigma))
+            t = within(time_at(schedule, -2 * jnp.log(sigma)))
         d = slope(x, t, schedule(t)[0], sigma)
         regular = sigma_next > 0
         ahead = x + (sigma_next - sigma) * d

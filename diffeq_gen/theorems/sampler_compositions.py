@@ -94,9 +94,9 @@ def _chain(z, eps, gamma, t, s, raising):
 @raised_is_edm.near_miss
 def gamma_of_the_log_snr(z, eps, gamma, t, share):
     """lambda - log(1 + gamma): half of the way, log-SNR being twice the logarithm of alpha/sigma."""
-    predict, s = _flowing(_stretched), share * t
-    half = samplers.raised(samplers.edm(predict, _stretched), _stretched, gamma=jnp.sqrt(1 + gamma) - 1)
-    churning = samplers.edm(predict, _stretched, steps=16.0, s_churn=16 * gamma)
+    predict, s = _flowing(_hundredfold), share * t
+    half = samplers.raised(samplers.edm(predict, _hundredfold), _hundredfold, gamma=jnp.sqrt(1 + gamma) - 1)
+    churning = samplers.edm(predict, _hundredfold, steps=16.0, s_churn=16 * gamma)
     return _move(churning, eps, z, t, s), _move(half, eps, z, t, s)
 
 
