@@ -169,7 +169,8 @@ def controlled(
     """Adams-Bashforth up to this order for dy/dtheta = F, begun by F(0) = 0; exact in one step of any length on Gaussian data.
 
     A term of Newton's series that is longer than `growth` times the one before is left out with all that follow, sample by sample:
-    the steps are too long there for the order.  A slope, and of the corrector a curvature too, is always taken.
+    the steps are too long there for the order.  A slope, and of the corrector a curvature too, is always taken.  A step whose terms
+    are judged is not affine in z: `law` wants growth infinite.
     One evaluation a step.  The corrector takes the step before again through the value at its end, and the jump before the
     first step with it: pass what `jump` returns from infinite noise, at times that begin where it ends; or say jumped=False of
     a z that was come by otherwise, as by noising a picture, and it is left as it is.

@@ -407,7 +407,7 @@ def test_noise_keeps_the_law_of_the_data(in_float64):
     errors = {}
     for corrector in (False, True):
         one = samplers.controlled(
-            exact.denoiser(world, FLOW), FLOW, control, corrector=corrector, eta=1.0, jumped=False
+            exact.denoiser(world, FLOW), FLOW, control, order=2, corrector=corrector, eta=1.0, jumped=False
         )
         laws = [samplers.law(one, begin.mean, begin.cov, jnp.linspace(0.8, 0.2, n + 1)) for n in (10, 20)]
         errors[corrector] = [float(jnp.abs(cov - end.cov).sum() + jnp.abs(mean - end.mean).sum()) for mean, cov in laws]

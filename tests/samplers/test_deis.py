@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from diffeq_gen import clocks, exact
-from diffeq_gen.samplers import ddim, deis, ipndm, pndm, pseudo_runge_kutta, sample
+from diffeq_gen.samplers import ddim, deis, ipndm, pndm, pseudo_runge_kutta, sample, started
 from diffeq_gen.samplers.deis import NODES, PANELS, _moments
 from diffeq_gen.schedules import VP, Cosine, Flow, at
 
@@ -58,6 +58,13 @@ def test_pndm_takes_three_pseudo_steps_and_then_goes_on_from_them():
         state, _ = one.step(None, (), state, t, s)
     state, _ = ipndm(denoise, schedule).step(None, memory, state, times[3], times[4])
     np.testing.assert_allclose(sample(KEY, pndm(denoise, schedule), z, times), state, rtol=2e-5)
+
+
+def test_pndm_is_what_it_is_made_of_over_a_whole_run():
+    schedule, z, times = Flow(), jnp.array([0.7, -1.2]), clocks.uniform(9, first=0.95, last=0.05)
+    denoise = exact.denoiser(WORLD, schedule)
+    parts = started(ipndm(denoise, schedule), pseudo_runge_kutta(denoise, schedule), steps=3)
+    np.testing.assert_allclose(sample(KEY, pndm(denoise, schedule), z, times), sample(KEY, parts, z, times), rtol=1e-5)
 
 
 def test_pndm_evaluates_once_where_both_of_its_rules_ask():
