@@ -9,7 +9,7 @@ From z/alpha ~ N(0, 80^2 I) to sigma/alpha = 0.002; error: the rms over starts a
 `benchmarks.solvers.methods`, each on the best of three grids (uniform in log-SNR, Karras rho = 7, uniform in flow time), the best of
 them all at each number of evaluations.  `controlled` is run as it comes: `control_of` 4,000 draws of the world (of the digits: the
 thousand that the world is made of; of a network: what it was trained on), `jump`, `control_times`.  A seed makes the worlds, the draws
-and the starts; 0 is that on which the settings of `controlled` were chosen.  Worlds are in float64, a network in float32, whose
+and the starts; the settings of `controlled` were chosen on 0 and 1.  Worlds are in float64, a network in float32, whose
 samples are also compared with held-out data by their sliced Wasserstein distance.  `--all` prints every peer on every grid, `--keep`
 a folder in which what a peer did is kept and not done again.
 

@@ -14,10 +14,10 @@ above 1e-12 must have its explanation here: the exit status is 1 where one has n
 """
 
 import argparse
+import functools
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,13 +25,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.solvers.methods import last_stage_alone, shipped_third
+from benchmarks.solvers.methods import Build, fast, last_stage_alone, shipped_third
 from diffeq_gen import exact, samplers
-from diffeq_gen.types import Denoiser, Sample, Sampler, Schedule, Time, pytree
+from diffeq_gen.types import Denoiser, Sampler, Schedule, Time, pytree
 
 BOUND, TOP = 1e-12, 80.0
-
-Run = Callable[[Sample, jax.Array], Sample]
 
 
 @pytree
@@ -53,25 +51,25 @@ class Row(NamedTuple):
 
     peer: str
     words: str
-    build: Callable[[Denoiser, Schedule], Sampler | Run]
+    build: Build
     grids: str = "karras log even uneven"
     mode: str = "double"
     why: str = ""
 
 
-def ours(name: str, **options: object) -> tuple[str, Callable[[Denoiser, Schedule], Sampler]]:
+def ours(name: str, **options: object) -> tuple[str, Build]:
     """A sampler of the package, and its call in words."""
     words = ", ".join(f"{key}={value!r}" for key, value in options.items())
     return f"{name}({words})", lambda denoise, schedule: getattr(samplers, name)(denoise, schedule, **options)
 
 
-def alone(rule: str, two_point: str = "exact") -> tuple[str, Callable[[Denoiser, Schedule], Sampler]]:
+def alone(rule: str, two_point: str = "exact") -> tuple[str, Build]:
     """Built here from the package's parts, for the package has no such solver."""
     build = lambda denoise, schedule: last_stage_alone(denoise, schedule, rule=rule, two_point=two_point)  # noqa: E731
     return f"[last stage alone, {rule}, {two_point}]", build
 
 
-def shipped(rule: str, two_point: str) -> tuple[str, Callable[[Denoiser, Schedule], Sampler]]:
+def shipped(rule: str, two_point: str) -> tuple[str, Build]:
     """Their third order, built here as they have it."""
     build = lambda denoise, schedule: shipped_third(denoise, schedule, rule=rule, two_point=two_point)  # noqa: E731
     return f"[half of a second difference, {rule}, {two_point}]", build
@@ -164,30 +162,19 @@ def rows() -> list[Row]:
         ("k-diffusion dpmpp_sde", "singlestep", {"two_point": "midpoint"}),
     ):  # fmt: skip
         found.append(Row(peer, *ours(name, **options), grids="zero"))
+    third = ours("singlestep", order=3, rule="noise")[1]
     for rest in (1, 2):
-        found.append(Row(f"k-diffusion dpm_fast, last step {rest}", "singlestep(order=3, rule='noise') ...",
-                         _fast(ours("singlestep", order=3, rule="noise")[1], rest), grids="log", why=single))  # fmt: skip
-        found.append(Row(f"k-diffusion dpm_fast, last step {rest}", "[last stage alone, noise] ...",
-                         _fast(alone("noise")[1], rest), grids="log"))  # fmt: skip
+        peer = f"k-diffusion dpm_fast, last step {rest}"
+        found += [
+            Row(peer, f"[fast by singlestep(order=3), rest {rest}]",
+                functools.partial(fast, rest=rest, third=third), grids="log", why=single),
+            Row(peer, f"[fast, rest {rest}]", functools.partial(fast, rest=rest), grids="log"),
+        ]  # fmt: skip
     return found
 
 
 def _pndm(denoise: Denoiser, schedule: Schedule) -> Sampler:
     return samplers.started(samplers.lms(denoise, schedule, order=4), samplers.edm(denoise, schedule), steps=1)
-
-
-def _fast(build: Callable[[Denoiser, Schedule], Sampler], rest: int) -> Callable[[Denoiser, Schedule], Run]:
-    """Steps of order three, and a last one of order `rest`."""
-
-    def made(denoise: Denoiser, schedule: Schedule) -> Run:
-        third, key = build(denoise, schedule), jax.random.key(0)
-        if rest == 1:
-            last = samplers.ddim(denoise, schedule)
-        else:
-            last = samplers.singlestep(denoise, schedule, order=2, rule="noise", two_point="midpoint")
-        return lambda z, times: samplers.sample(key, last, samplers.sample(key, third, z, times[:-1]), times[-2:])
-
-    return made
 
 
 def problem(steps: int) -> dict[str, np.ndarray]:
@@ -219,16 +206,13 @@ class Ours:
 
     def __call__(self, row: Row, grid: str) -> np.ndarray:
         """z/alpha at the end."""
-        key, name = jax.random.key(0), row.words + row.peer * ("dpm_fast" in row.peer)
-        if name not in self.kept:
-            self.kept[name] = row.build(self.denoise, Ratio())
-        sigmas, built = self.given[f"grid:{grid}"], self.kept[name]
+        if row.words not in self.kept:
+            self.kept[row.words] = row.build(self.denoise, Ratio())
+        sigmas, sampler = self.given[f"grid:{grid}"], self.kept[row.words]
         times = jnp.asarray(sigmas / TOP)
         first, last = (Ratio()(t)[0] for t in (times[0], times[-1]))
         z = jnp.asarray(self.given["unit"] * sigmas[0]) * first
-        return np.asarray(
-            (samplers.sample(key, built, z, times) if isinstance(built, Sampler) else built(z, times)) / last
-        )
+        return np.asarray(samplers.sample(jax.random.key(0), sampler, z, times) / last)
 
 
 def compare(
@@ -262,7 +246,7 @@ def errors(given: dict[str, np.ndarray]) -> None:
     run = Ours(given)
     pairs = [(*ours("singlestep", order=3, rule=rule), alone(rule)) for rule in ("data", "noise")]
 
-    def end(words: str, build: Callable[[Denoiser, Schedule], Sampler], steps: int) -> np.ndarray:
+    def end(words: str, build: Build, steps: int) -> np.ndarray:
         given["grid:errors"] = np.geomspace(5.0, 0.05, steps + 1)
         return run(Row("", words, build), "errors")
 

@@ -20,7 +20,7 @@ from diffeq_gen.samplers.runge_kutta import HEUN, MIDPOINT, RALSTON, RK4
 from diffeq_gen.schedules import at
 from diffeq_gen.types import Denoiser, Memory, Sample, Sampler, Schedule, Time
 
-__all__ = ["METHODS", "SIGMA_MIN", "Build", "Method", "last_stage_alone", "shipped_third"]
+__all__ = ["METHODS", "SIGMA_MIN", "Build", "Method", "fast", "last_stage_alone", "shipped_third"]
 
 Build = Callable[[Denoiser, Schedule], Sampler]
 
@@ -66,9 +66,12 @@ def last_stage_alone(denoise: Denoiser, schedule: Schedule, *, rule: str, two_po
     return Sampler(lambda z: (), step)
 
 
-def fast(denoise: Denoiser, schedule: Schedule, *, rest: int) -> Sampler:
-    """DPM-Solver-fast: steps of order 3 by its Algorithm 2, and a last one, to SIGMA_MIN, of order `rest`.  Lu et al. 2022, App. D."""
-    third = last_stage_alone(denoise, schedule, rule="noise")
+def fast(denoise: Denoiser, schedule: Schedule, *, rest: int, third: Build | None = None) -> Sampler:
+    """DPM-Solver-fast: steps of order 3, by Algorithm 2 or by `third`, and a last one, to SIGMA_MIN, of order `rest`.
+
+    Lu et al. 2022, App. D.
+    """
+    stages = (third or functools.partial(last_stage_alone, rule="noise"))(denoise, schedule)
     second = samplers.singlestep(denoise, schedule, rule="noise", two_point="midpoint")
     last = second if rest == 2 else samplers.ddim(denoise, schedule)
 
@@ -77,7 +80,7 @@ def fast(denoise: Denoiser, schedule: Schedule, *, rest: int) -> Sampler:
         return jax.lax.cond(
             q.sigma <= 1.001 * SIGMA_MIN * q.alpha,
             lambda: last.step(noise, memory, z, t, s),
-            lambda: third.step(noise, memory, z, t, s),
+            lambda: stages.step(noise, memory, z, t, s),
         )
 
     return Sampler(lambda z: (), step)

@@ -201,7 +201,7 @@ def _sums(schedule, c, spread, z, second, third, growth, rule):
     taken = rule(second <= 1, third <= 1)
 
     def series(start, stop, nodes):
-        """(F by its Newton series from `start`, the terms of its integral to `stop`)."""
+        """F by its Newton series from `start`, whose integral to `stop` has terms of these sizes, along these units."""
         x, weights = _quadrature(start, stop)
         products = [
             lambda x: x - start,
@@ -211,31 +211,24 @@ def _sums(schedule, c, spread, z, second, third, growth, rule):
         slopes = [sizes[k] * units[k + 1] / jnp.sum(weights * products[k](x)) for k in range(3)]
         return lambda x: c[0] + sum(slope * product(x) for slope, product in zip(slopes, products, strict=True))
 
-    output = series(here, end, (past, old))
-    step = controlled(
-        _output_denoiser(schedule, control, lambda x: output(x[0, 0])[None]),
-        schedule,
-        control,
-        corrector=False,
-        growth=growth,
-    )
-    angles = tuple(jnp.reshape(x, (1, 1)) for x in (past, old, far))
-    rows = lambda output: tuple(output(x[0, 0])[None] for x in angles)  # noqa: E731
+    def stepped(output, z, **options):
+        """(z at q, what is remembered) from p, after values at m, n and o, where F is `output` of the angle."""
+        row = lambda x: output(x[0, 0])[None]  # noqa: E731
+        sampler = controlled(_output_denoiser(schedule, control, row), schedule, control, growth=growth, **options)
+        angles = tuple(jnp.reshape(x, (1, 1)) for x in (past, old, far))
+        memory = Past(y, jnp.zeros((), z.dtype), m.alpha, m.sigma, tuple(map(row, angles)), angles)
+        return sampler.step(z[:0], memory, z, grid[3], grid[4])
+
     y = control.whiten(z, p)
-    known = Past(y, jnp.zeros((), z.dtype), m.alpha, m.sigma, rows(output), angles)
-    moved = control.whiten(step.step(z[:0], known, z, grid[3], grid[4])[0], q)
+    moved, _ = stepped(series(here, end, (past, old)), z, corrector=False)
     terms = [size * unit for size, unit in zip(sizes, units[1:], strict=True)]
     wanted = terms[0] + jnp.where(taken[0], terms[1], 0) + jnp.where(taken[1], terms[2], 0)
     wanted = y + ((end - here) * c[0] + wanted)[None]
 
-    output = series(past, here, (here, old))
-    sampler = controlled(
-        _output_denoiser(schedule, control, lambda x: output(x[0, 0])[None]), schedule, control, order=3, growth=growth
-    )
     corrected = y + ((here - past) * c[0] + terms[0] + terms[1] + jnp.where(taken[2], terms[2], 0))[None]
     predicted = control.colour(y + 1.5 * (corrected - y), z, p)
-    _, after = sampler.step(z[:0], known._replace(values=rows(output)), predicted, grid[3], grid[4])
-    return [moved, after.y], [wanted, corrected]
+    _, after = stepped(series(past, here, (here, old)), predicted, order=3)
+    return [control.whiten(moved, q), after.y], [wanted, corrected]
 
 
 @controlled_leaves_out_what_grows.near_miss(witness={"second": 4.0, "third": 0.25})
