@@ -15,7 +15,8 @@ from diffeq_gen import samplers
 from diffeq_gen.clocks import time_at
 from diffeq_gen.coordinates import LOG_SNR, NOISE
 from diffeq_gen.samplers import first_order_step
-from diffeq_gen.samplers.interpolation import RULES, change, integral, phis
+from diffeq_gen.samplers.interpolation import RULES, change, phis
+from diffeq_gen.samplers.newton import integral
 from diffeq_gen.samplers.runge_kutta import HEUN, MIDPOINT, RALSTON, RK4
 from diffeq_gen.schedules import at
 from diffeq_gen.types import Denoiser, Memory, Sample, Sampler, Schedule, Time

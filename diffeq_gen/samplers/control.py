@@ -17,7 +17,7 @@ from diffeq_gen.coordinates import line, time_on
 from diffeq_gen.samplers.mixture import Components, fit
 from diffeq_gen.types import Point, Sample, Schedule, dot, pytree, require
 
-__all__ = ["Control", "control_of", "control_times", "network_output"]
+__all__ = ["Control", "control_of", "control_times", "network_output", "whitened_output"]
 
 LARGE = 1024
 """Dimensions beyond which one matrix of axes is too much work in every step."""
@@ -144,8 +144,15 @@ def network_output(control: Control, x0: Sample, z: Sample, p: Point) -> jax.Arr
     Undefined at sigma = 0.
     Theorems: angle-is-the-clock-of-any-schedule, control-of-one-scale-is-edm.
     """
-    theta, y = control.angle(p), control.whiten(z, p)
-    return (control.rows(control.about(x0, 1.0)) / control.roots() - jnp.sin(theta) * y) / jnp.cos(theta)
+    return whitened_output(control, x0, z, p)[1]
+
+
+def whitened_output(control: Control, x0: Sample, z: Sample, p: Point) -> tuple[jax.Array, jax.Array]:
+    """(y, F), both shape (n, d), for one reading of the basis."""
+    std, root = control._std(p), control.roots()
+    z_rows, x0_rows = jnp.split(control.rows(jnp.stack([control.about(z, p.alpha), control.about(x0, 1.0)])), 2)
+    y, sine, cosine = z_rows / std, p.alpha * root / std, p.sigma / std
+    return y, (x0_rows / root - sine * y) / cosine
 
 
 def _reach(control: Control) -> jax.Array:

@@ -23,9 +23,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffeq_gen.samplers.control import Control, network_output
-from diffeq_gen.samplers.interpolation import require_order, terms
+from diffeq_gen.samplers.control import Control, whitened_output
+from diffeq_gen.samplers.interpolation import require_order
 from diffeq_gen.samplers.mixture import Components, denoise_components
+from diffeq_gen.samplers.newton import integrals, polynomial, shares
 from diffeq_gen.schedules import at
 from diffeq_gen.types import Denoiser, Point, Sample, Sampler, Schedule, Time, concrete, require
 
@@ -39,23 +40,11 @@ NODES, WEIGHTS = (part / 2 for part in np.polynomial.legendre.leggauss(10))
 
 def _known_output(known: Components, root: jax.Array, y: jax.Array, log_snr: jax.Array) -> jax.Array:
     """F of the mixture at y."""
-    theta, ratio = jnp.arctan(root * jnp.exp(log_snr / 2)), jnp.exp(-log_snr / 2)
-    x0 = denoise_components(known, ratio / jnp.cos(theta) * y, ratio)
-    return (x0 / root - jnp.sin(theta) * y) / jnp.cos(theta)
-
-
-def _polynomial(values: list[jax.Array], nodes: list[jax.Array], y: jax.Array) -> jax.Array:
-    """At y the polynomial through values at 0 and nodes; an infinite node is left out, with its value."""
-    total, at_zero = jnp.zeros_like(values[0]), jnp.zeros_like(y)
-    places = [at_zero, *nodes]
-    for i, value in enumerate(values):
-        weight = jnp.ones_like(y)
-        for other in (*places[:i], *places[i + 1 :]):
-            both = jnp.isfinite(other) & jnp.isfinite(places[i])
-            gap = jnp.where(both, places[i] - other, 1)
-            weight = weight * jnp.where(both, (y - jnp.where(both, other, 0)) / gap, 1)
-        total = total + jnp.where(jnp.isfinite(places[i]), weight * value, 0)
-    return total
+    ratio = jnp.exp(-log_snr / 2)
+    tangent = root / ratio
+    secant = jnp.sqrt(1 + jnp.square(tangent))
+    x0 = denoise_components(known, ratio * secant * y, ratio)
+    return secant * x0 / root - tangent * y
 
 
 def _kept(start: jax.Array, end: jax.Array, eta: jax.Array | float) -> jax.Array:
@@ -85,41 +74,41 @@ def _moments(start: jax.Array, end: jax.Array, eta: jax.Array | float | None, co
 
 
 def _converging(
-    values: list[jax.Array], nodes: list[jax.Array], moments: list[jax.Array], sure: int, growth: float
-) -> tuple[jax.Array, list[jax.Array]]:
-    """(sum of the terms of Newton's series, nodes): of each sample up to a term, after the first `sure`, that is longer than
-    `growth` times the one before; the nodes from there on are infinite."""
-    total, kept, trusted = jnp.zeros_like(values[0]), True, []
-    each = terms(values, nodes, moments)
-    for k, (node, term) in enumerate(zip(nodes, each, strict=True)):
-        if k >= sure:
-            kept = kept & ~(_square(term) > growth**2 * _square(each[k - 1]))
-        total = total + jnp.where(kept, term, 0)
-        trusted.append(jnp.where(kept, node, jnp.inf))
-    return total, trusted
+    values: list[jax.Array], nodes: list[jax.Array], weights: list[jax.Array], sure: int, growth: float
+) -> list[jax.Array]:
+    """The differences of which Newton's series is made: of each sample up to a term, after the first `sure`, that is longer than
+    `growth` times the one before, and zero from there on."""
+    divided = [sum(share * value for share, value in zip(row, values, strict=False)) for row in shares(nodes)]
+    lengths = [_square(weight * difference) for weight, difference in zip(weights, divided, strict=True)]
+    kept = True
+    for k in range(sure + 1, len(divided)):
+        kept = kept & ~(lengths[k] > growth**2 * lengths[k - 1])
+        divided[k] = jnp.where(kept, divided[k], 0)
+    return divided
 
 
 def _moved(
     control: Control, y: jax.Array, values: list[jax.Array], nodes: list[jax.Array], p: Point, q: Point, substeps: int,
     eta: jax.Array | float | None = None, sure: int = 1, growth: float = math.inf,
 ) -> jax.Array:  # fmt: skip
-    """The mean of y at q from y at p, where F is F_known and the polynomial through `values` at theta_p and theta_p + `nodes`."""
+    """The mean of y at q from y at p, where F is F_known and Newton's polynomial through `values` at theta_p and theta_p + `nodes`."""
     root, start, end = control.roots(), control.angle(p), control.angle(q)
     turned, change = end - start, 0.0
     if values:
         moments = [part * turned ** (k + 1) for k, part in enumerate(_moments(start, end, eta, len(values)))]
-        change, nodes = _converging(values, nodes, moments, sure, growth)
-        change = values[0] * moments[0] + change
+        weights = integrals(nodes, moments)
+        divided = _converging(values, nodes, weights, sure, growth)
+        change = sum(weight * difference for weight, difference in zip(weights, divided, strict=True))
     if control.known is None:
         return (y if eta is None else _kept(start, end, eta) * y) + change
     low, high = (_log_snr_near(control, point) for point in (p, q))
     h = (high - low) / substeps
 
     def slope(y: jax.Array, log_snr: jax.Array) -> jax.Array:
-        theta = jnp.arctan(root * jnp.exp(log_snr / 2))
+        tangent = root * jnp.exp(log_snr / 2)
         output = _known_output(control.known, root, y, log_snr)
-        output = output + _polynomial(values, nodes, theta - start) if values else output
-        return jnp.sin(theta) * jnp.cos(theta) / 2 * output
+        output = output + polynomial(divided, nodes, jnp.arctan(tangent) - start) if values else output
+        return tangent / (1 + jnp.square(tangent)) / 2 * output
 
     def small(y: jax.Array, i: jax.Array) -> tuple[jax.Array, None]:
         here = low + i * h
@@ -206,8 +195,8 @@ def controlled(
 
     def step(noise: Sample, past: Past, z: Sample, t: Time, s: Time) -> tuple[Sample, Past]:
         p, q = at(schedule, t), at(schedule, s)
-        y, theta, end = control.whiten(z, p), control.angle(p), control.angle(q)
-        value = network_output(control, denoise(z, t), z, p)
+        theta, end = control.angle(p), control.angle(q)
+        y, value = whitened_output(control, denoise(z, t), z, p)
         if control.known is not None:
             value = value - _known_output(control.known, control.roots(), y, _log_snr_near(control, p))
         value = value if still else value / _dimmed(theta, eta)

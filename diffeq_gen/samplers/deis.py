@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffeq_gen.samplers.first_order import first_order_step
-from diffeq_gen.samplers.interpolation import RULES, change, integral, require_order
+from diffeq_gen.samplers.interpolation import RULES, change, require_order
+from diffeq_gen.samplers.newton import integral
 from diffeq_gen.schedules import at
 from diffeq_gen.types import Denoiser, Memory, Point, Sample, Sampler, Schedule, Time
 

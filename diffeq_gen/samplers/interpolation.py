@@ -20,15 +20,15 @@ so that DDIM becomes the step that overshoots by o, and `data` reads Y in the pl
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from diffeq_gen.samplers.newton import integral
 from diffeq_gen.types import Point, Sample, require
 
-__all__ = ["RULES", "Rule", "change", "churned_data", "constant_noise", "integral", "phis", "require_order", "terms"]
+__all__ = ["RULES", "Rule", "change", "churned_data", "constant_noise", "phis", "require_order"]
 
 SERIES_RADIUS = 2.0
 SERIES_TERMS = 24
@@ -151,46 +151,6 @@ def change(
     moments = [math.factorial(k) * h ** (k + 1) * one for k, one in enumerate(phi)]
     pair = {"exact": None, "midpoint": h**2 / 2 * phi[0], "trapezoid": h**2 / 2}[two_point]
     return integral(values, [jnp.where(seen, node, jnp.inf) for node in nodes], moments, pair=pair)
-
-
-def integral(
-    values: Sequence[Sample], nodes: Sequence[jax.Array], moments: Sequence[jax.Array], *, pair: jax.Array | None = None
-) -> Sample:
-    """The same sum for any weight of the integral, given by its moments: `moments[k]` is that of y^k.
-
-    `pair`, where given, is what a single difference is weighted by when two values are all there is.
-    Theorems: change-reads-nodes-in-any-order, deis-by-its-integral.
-    """
-    return sum(terms(values, nodes, moments, pair=pair), jnp.zeros_like(values[0]))
-
-
-def terms(
-    values: Sequence[Sample], nodes: Sequence[jax.Array], moments: Sequence[jax.Array], *, pair: jax.Array | None = None
-) -> list[Sample]:
-    """[C_1 F[0, y_1], C_2 F[0, y_1, y_2], ...], each zero from the first node on that is not finite, or where another lies already.
-
-    Two nodes in one place are what a step too short for its dtype leaves.
-    Theorems: change-reads-nodes-in-any-order, deis-by-its-integral.
-    """
-    count = len(nodes)
-    known, seen = [], True
-    for k, node in enumerate(nodes):
-        seen = seen & jnp.isfinite(node) & (node != 0)
-        for other in nodes[:k]:
-            seen = seen & (node != other)
-        known.append(seen)
-    origin = jnp.zeros_like(moments[0])
-    y = [origin, *(jnp.where(seen, node, 0) for seen, node in zip(known, nodes, strict=True))]
-    differences, basis, found = list(values), [1.0], []
-    for k in range(1, count + 1):
-        gaps = [jnp.where(seen, high - low, 1) for seen, low, high in zip(known[k - 1 :], y, y[k:], strict=False)]
-        differences = [(b - a) / gap for (a, b), gap in zip(pairwise(differences), gaps, strict=True)]
-        basis = [low - y[k - 1] * high for low, high in zip([0.0, *basis], [*basis, 0.0], strict=True)]
-        weight = sum(part * moment for part, moment in zip(basis, moments, strict=False))
-        if k == 1 and pair is not None:
-            weight = pair if count == 1 else jnp.where(known[1], weight, pair)
-        found.append(jnp.where(known[k - 1], weight * differences[0], 0))
-    return found
 
 
 def require_order(order: int) -> None:

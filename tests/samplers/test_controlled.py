@@ -10,7 +10,7 @@ import pytest
 
 from diffeq_gen import exact, samplers, schedules
 from diffeq_gen.samplers.control import network_output
-from diffeq_gen.samplers.controlled import _kept, _known_output, _log_snr_near, _moments, _moved, _polynomial, _spread
+from diffeq_gen.samplers.controlled import _kept, _known_output, _log_snr_near, _moments, _moved, _spread
 from diffeq_gen.samplers.mixture import Components
 from diffeq_gen.schedules import at
 from diffeq_gen.types import Point
@@ -43,30 +43,6 @@ def plain():
 def in_float64():
     with jax.enable_x64(True):
         yield
-
-
-def test_polynomial_goes_through_its_values_and_an_infinite_node_is_left_out(in_float64):
-    """Against numpy's, of as many degrees as there are values; at an infinite node even a value that is nan says nothing."""
-    c, y = np.array([0.7, -1.3, 0.4]), np.array([[-0.7, 0.9], [0.35, 2.0]])
-    nodes = np.array([[-0.4, 0.3]]), np.array([[-1.1, 1.7]])
-    values = [np.polynomial.polynomial.polyval(node, c) for node in (0 * nodes[0], *nodes)]
-    far, nothing = np.full((1, 2), np.inf), np.full((1, 2), np.nan)
-    chord = values[0] + (values[2] - values[0]) / nodes[1] * y
-
-    @jax.jit
-    def run(values, nodes, y):
-        slopes = jax.grad(lambda node: _polynomial(values, [nodes[1], node], y).sum())(jnp.full((1, 2), jnp.inf))
-        return _polynomial(values, list(nodes), y), slopes
-
-    for asked, places, known in (
-        (values, nodes, np.polynomial.polynomial.polyval(y, c)),
-        ([values[0], nothing, values[2]], (far, nodes[1]), chord),
-        ([values[0], values[2], nothing], (nodes[1], far), chord),
-        ([values[0], nothing, nothing], (far, far), np.broadcast_to(values[0], (2, 2))),
-    ):
-        found, slopes = run(*jax.tree.map(jnp.asarray, (asked, places, y)))
-        np.testing.assert_allclose(found, known, rtol=1e-12)
-        np.testing.assert_array_equal(slopes, 0)
 
 
 def test_what_is_kept_of_a_state_and_what_is_spread(in_float64):
