@@ -1,6 +1,8 @@
 """Both test trees and the doctests run strictly: no warning, no silent rank or dtype promotion, eight CPU devices.
 
 ``JAX_ENABLE_X64=0 pytest`` repeats everything that does not fix its own precision in float32;
+``XLA_FLAGS=--xla_backend_optimization_level=3 pytest`` tests the machine code that users run: most of a test is compilation, which
+takes half of the time where LLVM optimises nothing;
 ``pytest --hypothesis-profile=campaign`` searches longer, with fresh randomness and a memory outside the tree.
 """
 
@@ -14,6 +16,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+if "xla_backend_optimization_level" not in os.environ["XLA_FLAGS"]:
+    os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0"
 
 import hypothesis
 import jax

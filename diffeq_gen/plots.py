@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from diffeq_gen import clocks, exact, samplers, schedules, weights
+from diffeq_gen.coordinates import STRAIGHT, time_on
 from diffeq_gen.types import Denoiser, Sampler, Schedule
 
 __all__ = [
@@ -113,6 +114,7 @@ SOLVERS: Mapping[str, tuple[Callable[[Denoiser, Schedule], Sampler], int]] = {
     "DPM-Solver++(3M), corrected": (lambda denoise, schedule: samplers.multistep(denoise, schedule, order=3), 1),
     "UniPC-2": (samplers.unipc, 1),
     "LMS-4": (samplers.lms, 1),
+    "iPNDM-3": (lambda denoise, schedule: samplers.ipndm(denoise, schedule, order=3), 1),
 }
 """A solver and the evaluations that one step of it costs."""
 
@@ -120,28 +122,33 @@ SOLVERS: Mapping[str, tuple[Callable[[Denoiser, Schedule], Sampler], int]] = {
 def solvers(*, budgets: Sequence[int] = (4, 6, 8, 10, 15, 20, 30, 50), paths: int = 64) -> Figure:
     """Root-mean-square distance from the flow's end, against evaluations of the denoiser, on a mixture in two dimensions.
 
-    Each solver on two grids, equal steps of log-SNR and Karras', from sigma = 80 to 0.002, and `controlled` on its own, its
-    control made of 4,000 draws: their moments alone, or the mixture that fits them, which is of the family of this world; the
-    end is known from 2,000 steps of Heun's rule in float64.
+    Each solver on three grids from sigma = 80 to 0.002, equal steps of log-SNR, Karras', and equal steps of flow time
+    sigma/(alpha + sigma); and `controlled` on its own, its control made of 4,000 draws: their moments alone, or the mixture that
+    fits them, which is of the family of this world; the end is known from 2,000 steps of Heun's rule in float64.
     """
     means = [[-1.0, 0.5], [0.8, 0.9], [0.4, -1.1]]
     covs = [[[0.04, 0.02], [0.02, 0.03]], [[0.02, 0.0], [0.0, 0.09]], [[0.05, -0.03], [-0.03, 0.04]]]
-    figure, axes = _figure(2, width=5.6, height=4.4)
-    axes[1].sharey(axes[0])
+    figure, axes = _figure(3, width=4.4, height=4.4)
+    for axis in axes[1:]:
+        axis.sharey(axes[0])
     with jax.enable_x64(True):
         schedule = schedules.EDM()
         world = exact.Mixture(jnp.array([0.5, 0.3, 0.2]), jnp.array(means), jnp.array(covs))
         denoise = exact.denoiser(world, schedule)
         start = jnp.asarray(80.0 * np.random.default_rng(0).standard_normal((paths, 2)))
         known = _walk(samplers.edm(denoise, schedule), [start], [clocks.uniform_log_snr(schedule, 2000)])[0]
-        grids = {"equal steps of log-SNR": clocks.uniform_log_snr, "Karras, rho = 7": clocks.karras}
+        grids = {
+            "equal steps of log-SNR": clocks.uniform_log_snr,
+            "Karras, rho = 7": clocks.karras,
+            "equal steps of flow time": _straight,
+        }
         for name, (make, cost) in SOLVERS.items():
             counts = [budget // cost for budget in budgets if budget >= cost]
             times = [grid(schedule, n) for grid in grids.values() for n in counts]
             ends = _walk(make(denoise, schedule), [start] * len(times), times)
             errors = [np.sqrt(np.mean(np.sum((end - known) ** 2, axis=1))) for end in ends]
-            for axis, half in zip(axes, (errors[: len(counts)], errors[len(counts) :]), strict=True):
-                axis.plot([n * cost for n in counts], half, "o-", ms=3, lw=1.2, label=name)
+            for axis, part in zip(axes, np.reshape(errors, (len(grids), -1)), strict=True):
+                axis.plot([n * cost for n in counts], part, "o-", ms=3, lw=1.2, label=name)
         points = exact.draw(jax.random.key(0), world, 4000)
         for name, mixture in (("controlled by the moments", False), ("controlled by a mixture", True)):
             control = samplers.control_of(points, mixture=mixture)
@@ -157,6 +164,12 @@ def solvers(*, budgets: Sequence[int] = (4, 6, 8, 10, 15, 20, 30, 50), paths: in
             axis.minorticks_off()
         axes[-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
+
+
+def _straight(schedule: Schedule, n: int) -> jax.Array:
+    """n steps of equal length in sigma/(alpha + sigma)."""
+    first, last = (STRAIGHT.clock(*schedule(t)) for t in (1.0, 0.0))
+    return clocks.within(jax.vmap(lambda k: time_on(schedule, STRAIGHT, k))(jnp.linspace(first, last, n + 1)))
 
 
 def _walk(sampler: Sampler, starts: Sequence[jax.Array], grids: Sequence[jax.Array]) -> list[np.ndarray]:
