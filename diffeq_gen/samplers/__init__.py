@@ -6,7 +6,8 @@
 Euler and Heun of the probability flow, `runge_kutta` their like along any coordinate; `edm` the sampler of Karras et al.; `sde`
 Euler-Maruyama; `newton` the polynomial through what a solver has seen, `interpolation` what solvers of high order make of it,
 `multistep`, `deis` and `singlestep` those solvers, of the flow and of the SDE, `adaptive` the last with steps of its own
-choice; `controlled` the solver that knows what `control` holds of the data, their moments or a `mixture` fitted to them;
+choice; `controlled` the solver that knows what `control` holds of the data, their moments or a `mixture` fitted to them, from points
+or, `learnt`, from the denoiser itself;
 `langevin` the corrector; `compose` samplers made of samplers, `clipping` what is done to a prediction first; `law` the exact
 law of them all on Gaussian data; `aligned` a grid fitted to one of them; `conformance` what any step owes, also one of your
 own.
@@ -24,6 +25,7 @@ from diffeq_gen.samplers.edm import edm
 from diffeq_gen.samplers.first_order import churn, consistency, ddim, ddpm, exponential, first_order_step
 from diffeq_gen.samplers.langevin import langevin
 from diffeq_gen.samplers.law import law
+from diffeq_gen.samplers.learnt import control_from
 from diffeq_gen.samplers.loop import sample, trajectory
 from diffeq_gen.samplers.multistep import er_sde, lms, multistep, unipc
 from diffeq_gen.samplers.ode import euler, heun
@@ -40,6 +42,7 @@ __all__ = [
     "clipped",
     "conform",
     "consistency",
+    "control_from",
     "control_of",
     "control_times",
     "controlled",

@@ -17,7 +17,7 @@ from diffeq_gen.coordinates import line, time_on
 from diffeq_gen.samplers.mixture import Components, fit
 from diffeq_gen.types import Point, Sample, Schedule, dot, pytree, require
 
-__all__ = ["Control", "control_of", "control_times", "network_output", "whitened_output"]
+__all__ = ["Control", "control_of", "control_times", "floored", "network_output", "whitened_output"]
 
 LARGE = 1024
 """Dimensions beyond which one matrix of axes is too much work in every step."""
@@ -107,7 +107,7 @@ def control_of(
 
     The axes are the principal ones; or, `separable`, those of each axis of a sample by itself, which is what is done beyond 1,024
     dimensions unless told otherwise: of pictures 32 x 32 x 3 they are 2,057 numbers for 9,437,184, and near cosines.
-    A variance below floor^2 of their mean is set to that: along an axis that the points do not use, nothing is known.
+    A variance below floor^2 of their mean is set to that.
     Raises: ValueError where there are fewer than two points, or floor is not positive.
     """
     require(lambda shape: len(shape) >= 2 and shape[0] >= 2, "points must be (n, *event), n at least two",
@@ -125,11 +125,15 @@ def control_of(
         bases.append(_axes_of(away, axis))
         away = np.moveaxis(np.moveaxis(away, axis, -1).dot(bases[-1]), -1, axis)
     rows, basis = away.reshape(len(away), -1), tuple(bases) if apart else bases[0]
-    variances = np.mean(rows**2, axis=0)
-    variances = np.maximum(variances, max(floor**2 * variances.mean(), np.finfo(np.float32).tiny))
+    variances = floored(np.mean(rows**2, axis=0), floor)
     known = fit(rows, seed=seed) if mixture and mean.size <= FEW else None
     cast = lambda leaf: jnp.asarray(leaf, dtype)  # noqa: E731
     return Control(cast(mean), cast(variances), jax.tree.map(cast, basis), jax.tree.map(cast, known))
+
+
+def floored(variances: np.ndarray, floor: float) -> np.ndarray:
+    """None below floor^2 of their mean: along an axis that the points do not use, nothing is known."""
+    return np.maximum(variances, max(floor**2 * variances.mean(), np.finfo(np.float32).tiny))
 
 
 def _axes_of(away: np.ndarray, axis: int) -> np.ndarray:
