@@ -49,10 +49,10 @@ def test_scalar_variance_needs_no_basis():
 def test_times_begin_where_the_jump_ends():
     """1.4 steps of up to 15, one of 21 and more."""
     with jax.enable_x64(True):
-        control = samplers.Control(jnp.zeros(2), jnp.array([4.0, 1.0]))
+        control, schedule = samplers.Control(jnp.zeros(2), jnp.array([4.0, 1.0])), schedules.EDM(sigma_max=1000.0)
         for n, jump in ((1, 1.4), (15, 1.4), (16, 21 / 16), (20, 1.05), (22, 1.0), (60, 1.0)):
-            times = jax.jit(lambda n=n: samplers.control_times(control, schedules.EDM(), n))()
-            alpha, sigma = jax.vmap(schedules.EDM())(times)
+            times = jax.jit(lambda n=n: samplers.control_times(control, schedule, n))()
+            alpha, sigma = jax.vmap(schedule)(times)
             assert len(times) == n + 1
             unit = 0.85 * 8.5**0.25
             np.testing.assert_allclose(sigma[0] / alpha[0], n * unit / jump, rtol=1e-9)
