@@ -243,6 +243,28 @@ def test_each_sample_has_the_order_that_its_own_steps_allow(in_float64, known):
     assert np.allclose(both[1], short[1], rtol=1e-13) and not np.allclose(both[1], whole[1], rtol=1e-6)
 
 
+def test_a_term_may_be_as_long_as_the_one_before(in_float64):
+    """Three hundred samples whose curvature rises from next to nothing: the default keeps as many as a limit of 1, to one."""
+    control, m, n, p, q = plain(), *(at(FLOW, jnp.asarray(t)) for t in (0.7, 0.65, 0.45, 0.3))
+    angles = tuple(control.angle(point) for point in (n, m))
+    z = jnp.zeros((300, 2))
+    bend = jnp.geomspace(0.01, 10.0, 300)[:, None]
+
+    def run(**options):
+        one = samplers.controlled(lambda z, t: jnp.zeros_like(z), FLOW, control, corrector=False, order=3, **options)
+        first = one.step(z[:0], one.init(z), z, p.t, q.t)[1].values[0]
+        values = tuple(first + 0.3 * x + bend * x**2 for x in (angle - control.angle(p) for angle in angles))
+        past = one.init(z)._replace(
+            alpha=n.alpha, sigma=n.sigma, angles=(*angles, angles[0] + jnp.inf), values=(*values, first)
+        )
+        return one.step(z[:0], past, z, p.t, q.t)[0]
+
+    whole = run(growth=jnp.inf)
+    kept = {growth: np.isclose(run(growth=growth), whole, rtol=1e-12).all(1).sum() for growth in (0.9, 1.0, 1.1)}
+    assert 0 < kept[0.9] < kept[1.0] < kept[1.1] < 300
+    assert np.isclose(run(), whole, rtol=1e-12).all(1).sum() == kept[1.0]
+
+
 def test_step_on_the_mixture_itself_is_the_jump(in_float64):
     """The network says nothing beyond the control; and what is left out are 4 small steps of a step, 32 of a jump, no noise."""
     control, z = two_modes(), jnp.array([1.1, -0.4])
