@@ -101,10 +101,13 @@ class _Finder:
 
     def __init__(self) -> None:
         self.scope: list[set[str]] = []
+        self.products: set[int] = set()
 
     def of(self, node: ast.AST, parent: ast.AST | None = None, place: str = "") -> Iterator[Change]:
         if isinstance(node, ast.Raise | ast.JoinedStr | ast.Import | ast.ImportFrom) or _is_words(node):
             return
+        if isinstance(node, ast.GeneratorExp | ast.ListComp) and _multiplies(node):
+            self.products.add(id(node.generators[0].iter))
         if isinstance(node, ast.expr):
             yield from self._expression(node, parent, place)
         if isinstance(node, ast.Return) and node.value is not None:
@@ -157,7 +160,7 @@ class _Finder:
         args = node.args
         called = _called(node)
         first = 1 if called == "clip" else 0  # a maximum of its first two
-        for i in range(first, 0 if called in _COMMUTATIVE else len(args) - 1):
+        for i in range(first, 0 if called in _COMMUTATIVE or id(node) in self.products else len(args) - 1):
             if not any(isinstance(arg, ast.Starred | ast.JoinedStr) or _is_text(arg) for arg in args[i : i + 2]):
                 yield node, "arguments swapped", _with(node, args=[*args[:i], args[i + 1], args[i], *args[i + 2 :]])
         if isinstance(node.func, ast.Name) and node.func.id == "range":
@@ -236,6 +239,16 @@ def _is_words(node: ast.AST) -> bool:
 
 def _is_text(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
+def _multiplies(node: ast.GeneratorExp | ast.ListComp) -> bool:
+    """Whether it is a * b for a, b in zip(x, y): a product has no order."""
+    match node.elt, node.generators[0]:
+        case ast.BinOp(op=ast.Mult(), left=left, right=right), ast.comprehension(target=ast.Tuple(elts=names)):
+            return [ast.dump(left), ast.dump(right)] == [
+                ast.dump(ast.Name(getattr(name, "id", ""), ast.Load())) for name in names
+            ]
+    return False
 
 
 def _called(node: ast.Call) -> str:

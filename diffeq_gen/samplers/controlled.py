@@ -78,11 +78,13 @@ def _converging(
 ) -> list[jax.Array]:
     """The differences of which Newton's series is made: of each sample up to a term, after the first `sure`, that is longer than
     `growth` times the one before, and zero from there on."""
-    divided = [sum(share * value for share, value in zip(row, values, strict=False)) for row in shares(nodes)]
+    divided = [
+        sum(share * value for share, value in zip(row, values[: len(row)], strict=True)) for row in shares(nodes)
+    ]
     lengths = [_square(weight * difference) for weight, difference in zip(weights, divided, strict=True)]
     kept = True
     for k in range(sure + 1, len(divided)):
-        kept = kept & ~(lengths[k] > growth**2 * lengths[k - 1])
+        kept = kept & ~(lengths[k] > growth * growth * lengths[k - 1])
         divided[k] = jnp.where(kept, divided[k], 0)
     return divided
 
@@ -216,7 +218,7 @@ def controlled(
         again = _moved(control, past.y, values, nodes, before, p, substeps, level, 2, growth)
         longer = _square(again - mean) > _square(mean - past.y)
         again = past.noise + jnp.where(longer, mean, again)
-        left = theta * _moments(jnp.zeros_like(theta), theta, level, 2)[1] * value if jumped else 0
+        left = theta * _moments(jnp.zeros_like(theta), theta, level, 2)[-1] * value if jumped else 0
         return jnp.where(past.alpha > 0, again, y + left)
 
     return Sampler(init, step, noises=0 if still else 1)

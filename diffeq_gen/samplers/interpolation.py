@@ -148,7 +148,7 @@ def change(
     h = jnp.where(seen, h, 1)
     n = len(values)
     phi = phis(n, rule.rate * h) if rule.rate else [1 / math.factorial(k) for k in range(1, n + 1)]
-    moments = [math.factorial(k) * h ** (k + 1) * one for k, one in enumerate(phi)]
+    moments = [math.factorial(k) * h ** (k + 1) * one for k, one in zip(range(n), phi, strict=True)]
     pair = {"exact": None, "midpoint": h**2 / 2 * phi[0], "trapezoid": h**2 / 2}[two_point]
     return integral(values, [jnp.where(seen, node, jnp.inf) for node in nodes], moments, pair=pair)
 

@@ -13,6 +13,7 @@ from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 __all__ = ["differences", "integral", "integrals", "polynomial", "shares"]
 
@@ -36,9 +37,10 @@ def shares(nodes: Sequence[jax.Array]) -> list[list[jax.Array]]:
 
     Where the nodes are small beside the values, of which each difference is then one sum.
     """
-    count, one = len(nodes) + 1, jnp.ones_like(nodes[0]) if nodes else 1.0
-    alone = [[float(i == j) * one for i in range(count)] for j in range(count)]
-    return [list(row[: k + 1]) for k, row in enumerate(zip(*(differences(one, nodes) for one in alone), strict=True))]
+    one = jnp.ones_like(nodes[0]) if nodes else 1.0
+    alone = [[jnp.where(own, one, 0) for own in row] for row in np.eye(len(nodes) + 1, dtype=bool)]
+    each = [differences(values, nodes) for values in alone]
+    return [list(row[: k + 1]) for k, row in enumerate(zip(*each, strict=True))]
 
 
 def integrals(nodes: Sequence[jax.Array], moments: Sequence[jax.Array]) -> list[jax.Array]:

@@ -77,6 +77,10 @@ def test_words_are_left_alone():
 def test_arguments_whose_order_says_nothing_are_not_swapped():
     assert ("jnp.maximum(a, b)", "jnp.maximum(b, a)") not in changes("y = jnp.maximum(a, b)")
     assert ("jnp.maximum", "jnp.minimum") in changes("y = jnp.maximum(a, b)")
+    swapped = "zip(x, y)", "zip(y, x)"
+    assert swapped not in changes("total = sum(a * b for a, b in zip(x, y))")
+    for other in ("a / b for a, b", "a * c for a, b", "a * b for (a, c), b", "a * a for a, b"):
+        assert swapped in changes(f"total = sum({other} in zip(x, y))"), other
 
 
 def test_what_only_lends_its_shape_is_left_alone():
