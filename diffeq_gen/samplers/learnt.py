@@ -27,7 +27,7 @@ def regressed(x0: Sample, z: Sample, p: Point, shares: jax.Array) -> tuple[jax.A
     """
     mean_x, mean_z = (jnp.sum(shares * rows, axis=0) for rows in (x0, z))
     away = z - mean_z[None]
-    k = jnp.linalg.solve(dot(away.T, shares * away), dot(away.T, shares * (x0 - mean_x[None]))).T
+    k = jnp.linalg.solve(dot(away.T, shares * away), dot(away.T, shares * x0)).T
     rest = jnp.eye(len(k), dtype=k.dtype) - p.alpha * k
     return jnp.linalg.solve(rest, mean_x - dot(k, mean_z)), p.sigma**2 / p.alpha * jnp.linalg.solve(rest, k)
 

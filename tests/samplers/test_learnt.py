@@ -101,6 +101,38 @@ def test_a_wrong_guess_of_the_scale_is_forgotten(scale, in_float64):
     assert far(covariance(control), moments(modes())[1]) < 0.02
 
 
+def test_a_round_asks_at_the_noise_and_in_the_law_of_the_round_before(in_float64):
+    """Written out for inputs of a law that is not the data's; sigma/alpha is noise times (tr C^2 / d)^{1/4}."""
+    schedule, eps, options = schedules.Flow(), draws(7, 2), {"scale": 0.7, "noise": 3.0, "floor": 1e-3}
+    denoise = exact_denoiser(schedule)
+    mean, axes, variances = np.zeros(2), np.eye(2), np.array([0.49, 0.49])
+    for rounds in (1, 2, 3):
+        level = 3 * ((variances[0] ** 2 + variances[1] ** 2) / 2) ** 0.25
+        alpha, sigma = 1 / (1 + level), level / (1 + level)
+        z = jnp.asarray(
+            alpha * np.asarray(mean) + (np.asarray(eps) * np.sqrt(alpha**2 * variances + sigma**2)) @ axes.T
+        )
+        t = jnp.asarray(sigma)
+        mean, cov = regressed(denoise(z, t), z, at(schedule, t), jnp.full((7, 1), 1 / 7))
+        variances, axes = np.linalg.eigh((cov + cov.T) / 2)
+        control = samplers.control_from(denoise, schedule, eps, rounds=rounds, **options)
+        np.testing.assert_allclose(control.mean, mean, rtol=1e-9)
+        np.testing.assert_allclose(covariance(control), (cov + cov.T) / 2, rtol=1e-9)
+
+
+def test_what_is_left_out_is_three_rounds_at_five_scales_of_one_and_a_floor_of_a_tenth(in_float64):
+    """On two modes so far apart that the axis across them is below the floor."""
+    schedule = schedules.EDM()
+    world = exact.Mixture(
+        jnp.array([0.4, 0.6]), jnp.array([[1.5, 0.0], [-1.0, 0.0]]), 1e-4 * jnp.stack([jnp.eye(2)] * 2)
+    )
+    denoise = lambda z, t: jax.vmap(lambda z: exact.denoise(world, z, at(schedule, t)))(z)  # noqa: E731
+    found = samplers.control_from(denoise, schedule, draws(60, 2))
+    said = samplers.control_from(denoise, schedule, draws(60, 2), scale=1.0, noise=5.0, rounds=3, floor=0.1)
+    jax.tree.map(np.testing.assert_array_equal, found, said)
+    np.testing.assert_allclose(found.variances[0], 0.01 * found.variances[1] / 2, rtol=0.02)
+
+
 def test_a_schedule_that_does_not_reach_the_noise_is_asked_at_its_end(in_float64):
     schedule = schedules.EDM(sigma_max=0.5)
     control = samplers.control_from(gaussian(schedule), schedule, draws(6, 2, 2), noise=50.0, floor=1e-3)
@@ -124,6 +156,17 @@ def test_float32_stays_and_agrees():
         np.testing.assert_allclose(covariance(control), COV, atol=2e-4)
 
 
+def test_it_is_the_line_of_least_squares(in_float64):
+    """Against numpy's with an intercept, of predictions that no law has: K is not symmetric."""
+    z, p = np.random.default_rng(3).standard_normal((9, 2)) + 0.7, at(schedules.Flow(), jnp.asarray(0.6))
+    x0 = np.tanh(z) + 0.3 * z[:, ::-1] ** 2
+    a, *k = np.linalg.lstsq(np.c_[np.ones(9), z], x0, rcond=None)[0]
+    rest = np.linalg.inv(np.eye(2) - 0.4 * np.transpose(k))
+    mean, cov = regressed(jnp.asarray(x0), jnp.asarray(z), p, jnp.full((9, 1), 1 / 9))
+    np.testing.assert_allclose(mean, rest @ a, rtol=1e-11)
+    np.testing.assert_allclose(cov, 0.36 / 0.4 * rest @ np.transpose(k), rtol=1e-11)
+
+
 def test_a_row_counts_for_its_share(in_float64):
     """A row of twice the share is the row said twice."""
     z = draws(7, 2)
@@ -140,7 +183,7 @@ def test_a_row_counts_for_its_share(in_float64):
         (np.zeros(5), {}, r"eps must be \(n, \*event\), n greater than the number of dimensions.*\(5,\)"),
         (np.zeros((4, 2, 2)), {}, r"n greater than the number of dimensions.*\(4, 2, 2\)"),
         (np.ones((9, 2, 2)), {"scale": 0.0}, "scale, noise and floor must be positive.*scale=0.0"),
-        (np.ones((9, 2, 2)), {"noise": -1.0}, "scale, noise and floor must be positive.*noise=-1.0"),
+        (np.ones((9, 2, 2)), {"noise": 0.0}, "scale, noise and floor must be positive.*noise=0.0"),
         (np.ones((9, 2, 2)), {"floor": 0.0}, "scale, noise and floor must be positive.*floor=0.0"),
         (np.ones((9, 2, 2)), {"rounds": 0}, "rounds must be positive.*0"),
     ],
