@@ -218,7 +218,7 @@ def controlled(
         again = _moved(control, past.y, values, nodes, before, p, substeps, level, 2, growth)
         longer = _square(again - mean) > _square(mean - past.y)
         again = past.noise + jnp.where(longer, mean, again)
-        left = theta * _moments(jnp.zeros_like(theta), theta, level, 2)[-1] * value if jumped else 0
+        left = theta * _moments(jnp.zeros_like(theta), theta, level, 2)[1] * value if jumped else 0
         return jnp.where(past.alpha > 0, again, y + left)
 
     return Sampler(init, step, noises=0 if still else 1)
