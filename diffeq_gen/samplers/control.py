@@ -152,10 +152,10 @@ def network_output(control: Control, x0: Sample, z: Sample, p: Point) -> jax.Arr
 
 
 def whitened_output(control: Control, x0: Sample, z: Sample, p: Point) -> tuple[jax.Array, jax.Array]:
-    """(y, F), both shape (n, d), for one reading of the basis."""
+    """(y, F), both shape (n, d), for one reading of the basis; at sigma = 0 F is something finite, which nobody reads."""
     std, root = control._std(p), control.roots()
     z_rows, x0_rows = jnp.split(control.rows(jnp.stack([control.about(z, p.alpha), control.about(x0, 1.0)])), 2)
-    y, sine, cosine = z_rows / std, p.alpha * root / std, p.sigma / std
+    y, sine, cosine = z_rows / std, p.alpha * root / std, jnp.where(p.sigma > 0, p.sigma, 1) / std
     return y, (x0_rows / root - sine * y) / cosine
 
 
