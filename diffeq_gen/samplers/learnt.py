@@ -63,7 +63,7 @@ def control_from(
         require(lambda x0: jnp.isfinite(x0), "predictions must be finite", x0=x0)
         mean, cov = (np.asarray(part, np.float64) for part in regressed(x0, z, p, jnp.full((n, 1), 1 / n, rows.dtype)))
         variances, axes = np.linalg.eigh((cov + cov.T) / 2)
-        require(lambda variance, scale: variance > 0, "predictions must not rise faster than z/alpha: is scale far too small?",
+        require(lambda variance, scale: variance > 0, "predictions must rise with z, and more slowly than z/alpha: is scale far too small?",
                 variance=variances.mean(), scale=scale)  # fmt: skip
         variances = floored(variances, floor)
     return Control(cast(mean).reshape(jnp.shape(eps)[1:]), cast(variances), cast(axes))

@@ -198,7 +198,9 @@ def test_a_denoiser_that_says_nothing_is_refused(in_float64):
     schedule, eps = schedules.EDM(), draws(9, 2)
     with pytest.raises(ValueError, match="predictions must be finite"):
         samplers.control_from(lambda z, t: z * jnp.nan, schedule, eps)
-    with pytest.raises(ValueError, match=r"must not rise faster than z/alpha.*variance=-12.*scale=1.0"):
+    with pytest.raises(ValueError, match=r"more slowly than z/alpha.*variance=-12.*scale=1.0"):
         samplers.control_from(lambda z, t: -z, schedule, eps)
-    with pytest.raises(ValueError, match=r"must not rise faster than z/alpha.*scale=0.02"):
+    with pytest.raises(ValueError, match=r"more slowly than z/alpha.*variance=0.0"):
+        samplers.control_from(lambda z, t: jnp.zeros_like(z), schedule, eps)
+    with pytest.raises(ValueError, match=r"more slowly than z/alpha.*scale=0.02"):
         samplers.control_from(exact_denoiser(schedule), schedule, draws(4000, 2), scale=0.02)
