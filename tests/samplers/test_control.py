@@ -8,6 +8,7 @@ import pytest
 from diffeq_gen import samplers, schedules
 from diffeq_gen.samplers.control import network_output
 from diffeq_gen.schedules import at
+from diffeq_gen.types import Point
 
 FLOW = schedules.Flow()
 
@@ -44,6 +45,17 @@ def test_scalar_variance_needs_no_basis():
     z = jnp.arange(4.0).reshape(2, 2)
     assert network_output(control, z, z, p).shape == (1, 4)
     np.testing.assert_allclose(control.colour(control.whiten(z, p), z, p), z, rtol=1e-6)
+
+
+def test_where_there_is_no_noise_the_output_is_finite_and_where_there_is_any_it_is_exact():
+    """F = (x0 - G)/c_out of N(0, 4): at sigma = 0 nobody reads it, but 0 times it is asked for."""
+    control, z, one = samplers.Control(jnp.zeros(2), 4.0), jnp.array([[0.3, -2.0]]), jnp.ones(())
+    for alpha, sigma in ((1.0, 0.0), (0.5, 0.0)):
+        assert jnp.isfinite(network_output(control, 0 * z, z, Point(0 * one, alpha * one, sigma * one, one, one))).all()
+    for alpha, sigma in ((0.0, 0.7), (0.6, 0.7)):
+        std = (4 * alpha**2 + sigma**2) ** 0.5
+        found = network_output(control, jnp.ones((1, 2)), z, Point(0 * one, alpha * one, sigma * one, one, one))
+        np.testing.assert_allclose(found, (1 - 4 * alpha / std**2 * z) * std / (2 * sigma), rtol=2e-6)
 
 
 def test_times_begin_where_the_jump_ends():
