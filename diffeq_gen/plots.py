@@ -4,6 +4,7 @@ loss curve | samples | trajectories of DDIM and of the flow's Euler rule | weigh
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -13,8 +14,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from diffeq_gen import clocks, exact, samplers, schedules, weights
-from diffeq_gen.coordinates import STRAIGHT, time_on
+from diffeq_gen import clocks, exact, grids, samplers, schedules, weights
+from diffeq_gen.coordinates import STRAIGHT
 from diffeq_gen.types import Denoiser, Sampler, Schedule
 
 __all__ = [
@@ -137,17 +138,17 @@ def solvers(*, budgets: Sequence[int] = (4, 6, 8, 10, 15, 20, 30, 50), paths: in
         denoise = exact.denoiser(world, schedule)
         start = jnp.asarray(80.0 * np.random.default_rng(0).standard_normal((paths, 2)))
         known = _walk(samplers.edm(denoise, schedule), [start], [clocks.uniform_log_snr(schedule, 2000)])[0]
-        grids = {
+        named = {
             "equal steps of log-SNR": clocks.uniform_log_snr,
             "Karras, rho = 7": clocks.karras,
-            "equal steps of flow time": _straight,
+            "equal steps of flow time": partial(grids.even, coordinate=STRAIGHT),
         }
         for name, (make, cost) in SOLVERS.items():
             counts = [budget // cost for budget in budgets if budget >= cost]
-            times = [grid(schedule, n) for grid in grids.values() for n in counts]
+            times = [grid(schedule, n) for grid in named.values() for n in counts]
             ends = _walk(make(denoise, schedule), [start] * len(times), times)
             errors = [np.sqrt(np.mean(np.sum((end - known) ** 2, axis=1))) for end in ends]
-            for axis, part in zip(axes, np.reshape(errors, (len(grids), -1)), strict=True):
+            for axis, part in zip(axes, np.reshape(errors, (len(named), -1)), strict=True):
                 axis.plot([n * cost for n in counts], part, "o-", ms=3, lw=1.2, label=name)
         points = exact.draw(jax.random.key(0), world, 4000)
         for name, mixture in (("controlled by the moments", False), ("controlled by a mixture", True)):
@@ -158,18 +159,12 @@ def solvers(*, budgets: Sequence[int] = (4, 6, 8, 10, 15, 20, 30, 50), paths: in
             errors = [np.sqrt(np.mean(np.sum((end - known) ** 2, axis=1))) for end in ends]
             for axis in axes:
                 axis.plot(budgets, errors, "ks-" if mixture else "k^--", ms=3, lw=1.6, label=name)
-        for axis, title in zip(axes, grids, strict=True):
+        for axis, title in zip(axes, named, strict=True):
             axis.set(xscale="log", yscale="log", xlabel="evaluations", ylabel="distance", title=title)
             axis.set_xticks(budgets, [str(budget) for budget in budgets])
             axis.minorticks_off()
         axes[-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
-
-
-def _straight(schedule: Schedule, n: int) -> jax.Array:
-    """n steps of equal length in sigma/(alpha + sigma)."""
-    first, last = (STRAIGHT.clock(*schedule(t)) for t in (1.0, 0.0))
-    return clocks.within(jax.vmap(lambda k: time_on(schedule, STRAIGHT, k))(jnp.linspace(first, last, n + 1)))
 
 
 def _walk(sampler: Sampler, starts: Sequence[jax.Array], grids: Sequence[jax.Array]) -> list[np.ndarray]:

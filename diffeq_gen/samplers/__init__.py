@@ -6,11 +6,10 @@
 Euler and Heun of the probability flow, `runge_kutta` their like along any coordinate; `edm` the sampler of Karras et al.; `sde`
 Euler-Maruyama; `newton` the polynomial through what a solver has seen, `interpolation` what solvers of high order make of it,
 `multistep`, `deis` and `singlestep` those solvers, of the flow and of the SDE, `adaptive` the last with steps of its own
-choice; `controlled` the solver that knows what `control` holds of the data, their moments or a `mixture` fitted to them, from points
-or, `learnt`, from the denoiser itself;
-`langevin` the corrector; `compose` samplers made of samplers, `clipping` what is done to a prediction first; `law` the exact
-law of them all on Gaussian data; `aligned` a grid fitted to one of them; `conformance` what any step owes, also one of your
-own.
+choice; `controlled` the solver that knows what `control` holds of the data, their moments or a `mixture` fitted to them, from
+points or, `learnt`, from the denoiser itself; `langevin` the corrector; `compose` samplers made of samplers, `clipping` what is
+done to a prediction first; `law` the exact law of them all on Gaussian data; `aligned` a grid fitted to one of them;
+`conformance` what any step owes, also one of your own.
 """
 
 from diffeq_gen.samplers.adaptive import adaptive

@@ -51,7 +51,7 @@ def control_from(
     require(lambda rounds: rounds >= 1, "rounds must be positive", rounds=rounds)
     rows = jnp.asarray(eps).reshape(len(eps), -1)
     cast = lambda leaf: jnp.asarray(leaf, rows.dtype)  # noqa: E731
-    n, d = rows.shape
+    (n, d), ask = rows.shape, jax.jit(denoise)
     mean, axes, variances = np.zeros(d), np.eye(d), np.full(d, scale**2)
     for _ in range(rounds):
         level = noise * np.mean(variances**2) ** 0.25
@@ -59,7 +59,7 @@ def control_from(
         p = at(schedule, t)
         spread = np.sqrt(p.alpha**2 * variances + p.sigma**2)
         z = p.alpha * cast(mean)[None] + dot(rows, cast(spread[:, None] * axes.T))
-        x0 = jax.jit(denoise)(z.reshape(jnp.shape(eps)), t).reshape(n, d)
+        x0 = ask(z.reshape(jnp.shape(eps)), t).reshape(n, d)
         require(lambda x0: jnp.isfinite(x0), "predictions must be finite", x0=x0)
         mean, cov = (np.asarray(part, np.float64) for part in regressed(x0, z, p, jnp.full((n, 1), 1 / n, rows.dtype)))
         variances, axes = np.linalg.eigh((cov + cov.T) / 2)

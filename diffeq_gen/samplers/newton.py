@@ -23,7 +23,7 @@ def differences(values: Sequence[jax.Array], nodes: Sequence[jax.Array]) -> list
 
     Theorems: change-reads-nodes-in-any-order, deis-by-its-integral.
     """
-    known, y = _known(nodes), _places(nodes)
+    known, y = _seen(nodes)
     found, between = [values[0]], list(values)
     for k, seen in enumerate(known, start=1):
         gaps = [jnp.where(seen, high - low, 1) for seen, low, high in zip(known[k - 1 :], y, y[k:], strict=False)]
@@ -49,7 +49,7 @@ def integrals(nodes: Sequence[jax.Array], moments: Sequence[jax.Array]) -> list[
     Theorems: change-reads-nodes-in-any-order, deis-by-its-integral.
     """
     found, basis = [moments[0]], [1.0]
-    for place in _places(nodes)[:-1]:
+    for place in _seen(nodes)[1][:-1]:
         basis = [low - place * high for low, high in zip([0.0, *basis], [*basis, 0.0], strict=True)]
         found.append(sum(part * moment for part, moment in zip(basis, moments, strict=False)))
     return found
@@ -63,7 +63,7 @@ def integral(
     `pair`, where given, is what a single difference is weighted by when two values are all there is.
     Theorems: change-reads-nodes-in-any-order, deis-by-its-integral.
     """
-    known, weights, total = _known(nodes), integrals(nodes, moments), jnp.zeros_like(values[0])
+    (known, _), weights, total = _seen(nodes), integrals(nodes, moments), jnp.zeros_like(values[0])
     if pair is not None and nodes:
         weights[1] = pair if len(nodes) == 1 else jnp.where(known[1], weights[1], pair)
     for seen, weight, difference in zip(known, weights[1:], differences(values, nodes)[1:], strict=True):
@@ -74,22 +74,18 @@ def integral(
 def polynomial(divided: Sequence[jax.Array], nodes: Sequence[jax.Array], y: jax.Array) -> jax.Array:
     """F(y) from its differences, by Horner's rule."""
     total = divided[-1]
-    for difference, place in zip(divided[-2::-1], _places(nodes)[-2::-1], strict=True):
+    for difference, place in zip(divided[-2::-1], _seen(nodes)[1][-2::-1], strict=True):
         total = difference + (y - place) * total
     return total
 
 
-def _known(nodes: Sequence[jax.Array]) -> list[jax.Array]:
+def _seen(nodes: Sequence[jax.Array]) -> tuple[list[jax.Array], list[jax.Array]]:
+    """(which nodes say something, 0 and the nodes with 0 for those that do not)."""
     known, seen = [], True
     for k, node in enumerate(nodes):
         seen = seen & jnp.isfinite(node) & (node != 0)
         for other in nodes[:k]:
             seen = seen & (node != other)
         known.append(seen)
-    return known
-
-
-def _places(nodes: Sequence[jax.Array]) -> list[jax.Array]:
-    """0 and the nodes; 0 for those that say nothing."""
-    places = [jnp.where(seen, node, 0) for seen, node in zip(_known(nodes), nodes, strict=True)]
-    return [*map(jnp.zeros_like, places[:1]), *places]
+    places = [jnp.where(seen, node, 0) for seen, node in zip(known, nodes, strict=True)]
+    return known, [*map(jnp.zeros_like, places[:1]), *places]
