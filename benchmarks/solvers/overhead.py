@@ -1,7 +1,7 @@
 """What a step of a high-order solver costs beside the evaluations of the network, compiled; and what it remembers.
 
-    python -m benchmarks.solvers.overhead [--pairs 15] [--evaluations 48] [--only time | --only counts] [--network U-Net] [--cpu]
-                                          [--methods ddim "UniPC-2" controlled]
+    python -m benchmarks.solvers.overhead [--pairs 15] [--evaluations 48] [--only time | --only counts] [--network U-Net] [--batch 16]
+                                          [--methods ddim "UniPC-2" controlled] [--cpu]
 
 The other side of a ratio is a `lax.scan` written by hand that evaluates the same network as often, at the same times, and does
 two multiplications from a table after each.  The rows without a network are not meant for the target: their difference over
@@ -23,6 +23,7 @@ from benchmarks.pairs import compare, head, line
 from benchmarks.samplers import NETWORKS, by_hand, network
 from benchmarks.solvers.methods import METHODS, Method
 from diffeq_gen import clocks, samplers, schedules
+from diffeq_gen.nets import MLP, UNet
 from diffeq_gen.types import Denoiser, Schedule
 
 TARGET = 1.02
@@ -47,15 +48,21 @@ def solvers(shape: tuple[int, ...], names: Sequence[str]) -> dict[str, Method]:
     return {name: every[name] for name in names}
 
 
+def networks(part: str, batch: int | None) -> dict[str, tuple[UNet | MLP | None, tuple[int, ...]]]:
+    """Those whose name holds this part, with a batch of their own unless one is given."""
+    named = {name: found for name, found in NETWORKS.items() if part in name}
+    if batch is None:
+        return named
+    return {f"{name.split(',')[0]}, batch {batch}": (net, (batch, *shape[1:])) for name, (net, shape) in named.items()}
+
+
 def seconds(
-    schedule: Schedule, pairs: int, evaluations: int, network_name: str, names: Sequence[str], clock: Callable[[], float]
+    schedule: Schedule, pairs: int, evaluations: int, asked: dict, names: Sequence[str], clock: Callable[[], float]
 ) -> None:  # fmt: skip
-    """The table of ratios, for the networks whose name holds this."""
+    """The table of ratios."""
     key, every = jax.random.key(1), np.asarray(grid(schedule, evaluations))
     head(f"solvers, {evaluations} evaluations", ("sample", "by hand"), TARGET)
-    for name, (net, shape) in NETWORKS.items():
-        if network_name not in name:
-            continue
+    for name, (net, shape) in asked.items():
         denoise, z = network(net, shape), jax.random.normal(key, shape)
         scan = by_hand("ddim", denoise, every)
         for label, method in solvers(shape, names).items():
@@ -65,11 +72,11 @@ def seconds(
             line(f"{label:25} {name.split(',')[0]}", found)
 
 
-def counts(schedule: Schedule, network_name: str, names: Sequence[str]) -> None:
+def counts(schedule: Schedule, asked: dict, names: Sequence[str]) -> None:
     """The tables of what XLA counts: the body of the loop alone, so nothing of a first step that is another one."""
     few, many = grid(schedule, 10), grid(schedule, 1000)
-    for name, (net, shape) in list(NETWORKS.items())[1:]:
-        if network_name not in name:
+    for name, (net, shape) in asked.items():
+        if net is None:
             continue
         denoise, z = network(net, shape), jnp.zeros(shape)
         operations, moved, held = counted(lambda z, times, denoise=denoise: bare(denoise, z, times), z, few)
@@ -95,17 +102,18 @@ def main() -> None:
     parser.add_argument("--evaluations", type=int, default=48)
     parser.add_argument("--only", choices=("time", "counts"))
     parser.add_argument("--network", default="", help="those networks alone whose name holds this")
+    parser.add_argument("--batch", type=int, help="samples at once; left out: as the networks' names say")
     parser.add_argument("--methods", nargs="+", default=[*METHODS, "controlled"], metavar="NAME")
     parser.add_argument(
         "--cpu", action="store_true", help="seconds of the process on its cores, not of the clock on the wall"
     )
     options = parser.parse_args()
     clock = time.process_time if options.cpu else time.perf_counter
-    schedule = schedules.Cosine()
+    schedule, asked = schedules.Cosine(), networks(options.network, options.batch)
     if options.only != "counts":
-        seconds(schedule, options.pairs, options.evaluations, options.network, options.methods, clock)
+        seconds(schedule, options.pairs, options.evaluations, asked, options.methods, clock)
     if options.only != "time":
-        counts(schedule, options.network, options.methods)
+        counts(schedule, asked, options.methods)
 
 
 if __name__ == "__main__":

@@ -95,8 +95,8 @@ def _turned(
     if not isinstance(basis, tuple):
         return dot(rows, basis.T if back else basis)
     cube = rows.reshape(-1, *event)
-    for axis, one in enumerate(basis, start=1):
-        cube = jnp.moveaxis(dot(jnp.moveaxis(cube, axis, -1), one.T if back else one), -1, axis)
+    for one in basis:  # the first axis of an event becomes its last: after all of them each is in its place
+        cube = dot(jnp.moveaxis(cube, 1, -1), one.T if back else one)
     return cube.reshape(rows.shape)
 
 

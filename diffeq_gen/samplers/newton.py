@@ -13,7 +13,6 @@ from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 __all__ = ["differences", "integral", "integrals", "polynomial", "shares"]
 
@@ -37,10 +36,13 @@ def shares(nodes: Sequence[jax.Array]) -> list[list[jax.Array]]:
 
     Where the nodes are small beside the values, of which each difference is then one sum.
     """
-    one = jnp.ones_like(nodes[0]) if nodes else 1.0
-    alone = [[jnp.where(own, one, 0) for own in row] for row in np.eye(len(nodes) + 1, dtype=bool)]
-    each = [differences(values, nodes) for values in alone]
-    return [list(row[: k + 1]) for k, row in enumerate(zip(*each, strict=True))]
+    known, y = _seen(nodes)
+    rows = [[jnp.ones_like(nodes[0]) if nodes else jnp.ones(())]]
+    for seen, node in zip(known, y[1:], strict=True):
+        gaps = [jnp.where(seen, place - node, 1) for place in y]
+        row = [jnp.where(seen, share / gap, 0) for share, gap in zip(rows[-1], gaps, strict=False)]
+        rows.append([*row, -sum(row)])  # equal values differ by nothing
+    return rows
 
 
 def integrals(nodes: Sequence[jax.Array], moments: Sequence[jax.Array]) -> list[jax.Array]:
