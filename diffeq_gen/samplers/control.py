@@ -159,30 +159,25 @@ def whitened_output(control: Control, x0: Sample, z: Sample, p: Point) -> tuple[
     return y, (x0_rows / root - sine * y) / cosine
 
 
-def _reach(control: Control) -> jax.Array:
-    """The scale of the data: (tr C^2 / d)^{1/4}, between the mean one and the largest."""
-    return jnp.mean(jnp.square(jnp.asarray(control.variances))) ** 0.25
-
-
 def control_times(
-    control: Control, schedule: Schedule, n: int, *, middle: float = 0.85, jump: float | None = None, sigma_min: float = 0.002
+    control: Control, schedule: Schedule, n: int, *, middle: float | None = None, jump: float | None = None, sigma_min: float = 0.002
 ) -> jax.Array:  # fmt: skip
     """n steps of equal length in u = sigma/(sigma + c alpha), c = middle * reach, from u = n/(n + jump), where the jump ends, to sigma_min.
 
-    u is the time of the straight flow of data that are measured in units of c: half of the steps lie above sigma/alpha = c, and
+    reach = (tr C^2 / d)^{1/4} is the scale of the data, between the mean one and the largest.  u is the time of the straight flow of
+    data that are measured in units of c: half of the steps lie above sigma/alpha = c, and
     near infinite noise, u = 1, it is the angle of such data, of which the jump takes as much as `jump` of the steps.  In these
-    units it is decided to which mode a sample goes; fewer steps below them cost the median start some of its digits.  Left out, the
-    jump takes 1.4 of up to 15 steps and one of 21 or more: it errs by the cube of its length, they by a higher power of theirs.
-    Cut to what the schedule reaches.
+    units it is decided to which mode a sample goes; fewer steps below them cost the median start some of its digits.
+    Modes are sqrt(2 tr C) apart, and where they are many directions' it is decided sooner, at a noise that grows with that: left
+    out, middle is 0.85, or what makes c as large as 1.5 sqrt(tr C) / max(n, 10), as few steps of pictures of 200 pixels and more do.
+    Left out, the jump takes 1.4 of up to 15 steps and one of 21 or more: it errs by the cube of its length, they by a higher power
+    of theirs.  Cut to what the schedule reaches.
     Raises: ValueError where n < 1, middle or jump is not positive, or sigma_min does not lie below where the jump ends.
     Theorems: control-times-are-even-in-the-flow-of-the-data.
     """
     require(lambda n: n >= 1, "a grid needs at least one step", n=n)
-    jump = min(max(21 / n, 1.0), 1.4) if jump is None else jump
-    require(
-        lambda middle, jump: (middle > 0) & (jump > 0), "middle and jump must be positive", middle=middle, jump=jump
-    )
-    c = middle * _reach(control)
+    c, jump = _unit(control, n, middle), min(max(21 / n, 1.0), 1.4) if jump is None else jump
+    require(lambda jump: jump > 0, "jump must be positive", jump=jump)
     highest = n * c / jump
     require(lambda low, high: 0 < low < high, "sigma must fall from where the jump ends to sigma_min > 0",
             sigma_min=sigma_min, jump_ends=highest)  # fmt: skip
@@ -190,3 +185,14 @@ def control_times(
     coordinate = line(1 / c)  # whose clock is c u
     first, last = (coordinate.clock(1.0, jnp.exp(-log_snr / 2)) for log_snr in ends)
     return clocks.within(jax.vmap(lambda k: time_on(schedule, coordinate, k))(jnp.linspace(first, last, n + 1)))
+
+
+def _unit(control: Control, n: int, middle: float | None) -> jax.Array:
+    """c of `control_times`."""
+    variances = jnp.asarray(control.variances)
+    reach = jnp.mean(jnp.square(variances)) ** 0.25
+    if middle is None:
+        length = jnp.sqrt(jnp.mean(variances) * jnp.size(control.mean))
+        return jnp.maximum(0.85 * reach, 1.5 * length / max(n, 10))
+    require(lambda middle: middle > 0, "middle must be positive", middle=middle)
+    return middle * reach

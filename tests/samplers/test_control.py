@@ -73,6 +73,25 @@ def test_times_begin_where_the_jump_ends():
             np.testing.assert_allclose(steps, steps[0], rtol=1e-9)
 
 
+def test_half_of_few_steps_lie_above_where_the_modes_of_many_directions_are_decided():
+    """c is 1.5 sqrt(tr C) / max(n, 10) where that is more than 0.85 reach, as of 784 variances of one, and not of four."""
+    with jax.enable_x64(True):
+        schedule, variances = (
+            schedules.EDM(sigma_max=1e5, rho=1.0),
+            jnp.concatenate([jnp.full(392, 0.5), jnp.full(392, 1.5)]),
+        )
+        many, few = samplers.Control(jnp.zeros((28, 28)), variances), samplers.Control(jnp.zeros(4), 2.0)
+        reach, length, root = 1.25**0.25, 28.0, 2.0**0.5
+        for control, n, unit in (
+            (many, 1, 0.15 * length), (many, 10, 0.15 * length), (many, 12, 0.125 * length), (many, 100, 0.85 * reach),
+            (few, 4, 0.85 * root), (samplers.Control(jnp.zeros(64), 2.0), 5, 1.2 * root),
+        ):  # fmt: skip
+            alpha, sigma = jax.vmap(schedule)(samplers.control_times(control, schedule, n, jump=1.0))
+            np.testing.assert_allclose(sigma[0] / alpha[0], n * unit, rtol=1e-9)
+            steps = np.diff(sigma / (sigma + unit * alpha))
+            np.testing.assert_allclose(steps, steps[0], rtol=1e-9)
+
+
 def test_times_are_cut_to_what_the_schedule_reaches():
     with jax.enable_x64(True):
         schedule, control = schedules.Cosine(log_snr_min=-4.0, log_snr_max=4.0), samplers.Control(jnp.zeros(2), 1.0)
@@ -160,8 +179,8 @@ def test_mixture_is_tried_up_to_256_dimensions(monkeypatch):
         (lambda: samplers.Control(jnp.zeros((2, 3)), 1.0, (jnp.eye(2),)), r"basis must be matrices of shapes \(\(2, 2\), \(3, 3\)\)"),
         (lambda: samplers.control_times(plain(), FLOW, 0), "a grid needs at least one step, got n=0"),
         (lambda: samplers.control_times(plain(), FLOW, 0.75), "a grid needs at least one step, got n=0.75"),
-        (lambda: samplers.control_times(plain(), FLOW, 4, middle=0.0), "middle and jump must be positive, got middle=0.0, jump=1.4"),
-        (lambda: samplers.control_times(plain(), FLOW, 4, jump=0.0), "middle and jump must be positive, got middle=0.85, jump=0.0"),
+        (lambda: samplers.control_times(plain(), FLOW, 4, middle=0.0), "middle must be positive, got middle=0.0"),
+        (lambda: samplers.control_times(plain(), FLOW, 4, jump=0.0), "jump must be positive, got jump=0.0"),
         (lambda: samplers.control_times(plain(), FLOW, 4, sigma_min=0.0), r"sigma must fall .*, got sigma_min=0.0, jump_ends="),
         (lambda: samplers.control_times(samplers.Control(jnp.zeros(2), 1.0), FLOW, 1, middle=0.002, jump=1.0),
          "sigma must fall from where the jump ends to sigma_min > 0"),
