@@ -3,6 +3,7 @@
     python -m benchmarks.solvers.accuracy [--worlds digits spiral ...] [--starts 2048] [--seed 1] [--keep FOLDER]
     python -m benchmarks.solvers.accuracy --schedule flow --budgets 4 5 6 8 10 15 20 30 50 --all
     python -m benchmarks.solvers.accuracy --run runs/digits
+    python -m benchmarks.solvers.accuracy --pictures data/mnist --starts 512
 
 From z/alpha ~ N(0, 80^2 I) to sigma/alpha = 0.002; error: the rms over starts and dimensions of z/alpha, and the median start's, against
 1,000 steps of the classical Runge-Kutta rule in log sigma (of a network: 125, which are 500 evaluations).  Peers: all of
@@ -29,8 +30,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.solvers.methods import METHODS, SIGMA_MIN
-from benchmarks.solvers.worlds import WORLDS, denoise, draw
+from benchmarks.solvers.worlds import WORLDS, denoise, draw, pixels
 from diffeq_gen import clocks, samplers, schedules, training
+from diffeq_gen.training.data import idx_folder
 from diffeq_gen.training.evaluation import sliced_wasserstein
 from diffeq_gen.types import Denoiser, Sampler, Schedule
 
@@ -262,6 +264,8 @@ def main() -> None:
     parser.add_argument(
         "--run", type=Path, default=None, help="a folder that diffeq-gen train left, in place of worlds"
     )
+    parser.add_argument("--pictures", type=Path, default=None,
+                        help="in place of worlds, a thousand pictures of a folder with the IDX files of MNIST")  # fmt: skip
     parser.add_argument("--starts", type=int, default=2048)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
@@ -276,8 +280,11 @@ def main() -> None:
         on_a_network(options)
         return
     jax.config.update("jax_enable_x64", True)
-    rows: dict[str, dict[str, np.ndarray]] = {}
-    for name, make in WORLDS.items():
+    worlds, rows = dict(WORLDS), {}
+    if options.pictures is not None:
+        data = idx_folder(options.pictures)
+        worlds = {f"pictures of {data.name}, {data.train[0].size}-D": functools.partial(pixels, data=data)}
+    for name, make in worlds.items():
         if options.worlds and name.split()[0] not in options.worlds:
             continue
         world = make(options.seed)
@@ -292,8 +299,8 @@ def main() -> None:
 def summary(label: str, budgets: Sequence[int], rows: dict[str, np.ndarray]) -> None:
     """Prints the geometric means over mixtures and over digits, and the worst ratio of all."""
     judged, said = np.isin(budgets, JUDGED), []
-    for kind, what in ((False, "mixtures"), (True, "digits")) if judged.any() else ():
-        logs = [np.log(row[0, judged]) for name, row in rows.items() if ("digits" in name) == kind]
+    for kind, what in ((False, "mixtures"), (True, "pictures")) if judged.any() else ():
+        logs = [np.log(row[0, judged]) for name, row in rows.items() if name.startswith(("digits", "pictures")) == kind]
         said += [f"{what} {np.exp(np.mean(logs)):.3f}"] if logs else []
     counts = ", ".join(str(n) for n in budgets if n in JUDGED)
     print(f"\n{label}" + (f": geometric mean at {counts} evaluations: {', '.join(said)}" if said else ""))

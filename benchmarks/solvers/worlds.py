@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffeq_gen.training.data import digits
+from diffeq_gen.training.data import Dataset, digits
 
-__all__ = ["WORLDS", "World", "denoise", "draw"]
+__all__ = ["WORLDS", "World", "denoise", "draw", "pixels"]
 
 
 class World(NamedTuple):
@@ -131,9 +131,9 @@ def skewed(seed: int = 0) -> World:
     return World(_weights(rng, 64), means, np.ones((64, 1, 1)), rng.uniform(0.1, 0.3, (64, 8)))
 
 
-def pixels(seed: int = 0, *, n: int = 1000, bandwidth: float = 0.1) -> World:
-    """64-D: the empirical measure of a thousand real digits, each with std 0.1, on [-1, 1]."""
-    data = digits()
+def pixels(seed: int = 0, *, data: Dataset | None = None, n: int = 1000, bandwidth: float = 0.1) -> World:
+    """The empirical measure of a thousand real pictures, each with std 0.1, on [-1, 1]: left out, of digits in 64-D."""
+    data = digits() if data is None else data
     chosen = np.random.default_rng([7, seed]).permutation(len(data.train))[:n]
     points = np.asarray(data.scaled(data.train[chosen]), np.float64).reshape(n, -1)
     return World(np.full(n, 1 / n), points, np.ones((n, 1, 1)), np.full(points.shape, bandwidth))

@@ -169,7 +169,7 @@ def control_times(
     near infinite noise, u = 1, it is the angle of such data, of which the jump takes as much as `jump` of the steps.  In these
     units it is decided to which mode a sample goes; fewer steps below them cost the median start some of its digits.
     Modes are sqrt(2 tr C) apart, and where they are many directions' it is decided sooner, at a noise that grows with that: left
-    out, middle is 0.85, or what makes c as large as 1.5 sqrt(tr C) / max(n, 10), as few steps of pictures of 200 pixels and more do.
+    out, middle is 0.85, or what makes c as large as sqrt(tr C) / max(n, 10), which it does for few steps of pictures.
     Left out, the jump takes 1.4 of up to 15 steps and one of 21 or more: it errs by the cube of its length, they by a higher power
     of theirs.  Cut to what the schedule reaches.
     Raises: ValueError where n < 1, middle or jump is not positive, or sigma_min does not lie below where the jump ends.
@@ -193,6 +193,6 @@ def _unit(control: Control, n: int, middle: float | None) -> jax.Array:
     reach = jnp.mean(jnp.square(variances)) ** 0.25
     if middle is None:
         length = jnp.sqrt(jnp.mean(variances) * jnp.size(control.mean))
-        return jnp.maximum(0.85 * reach, 1.5 * length / max(n, 10))
+        return jnp.maximum(0.85 * reach, length / max(n, 10))
     require(lambda middle: middle > 0, "middle must be positive", middle=middle)
     return middle * reach

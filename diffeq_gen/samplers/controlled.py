@@ -190,7 +190,7 @@ def controlled(
             known=None if control.known is None else "a mixture")  # fmt: skip
 
     def init(z: Sample) -> Past:
-        y = control.rows(jnp.zeros_like(z))
+        y = jnp.zeros_like(z).reshape(-1, jnp.size(control.mean))
         angle, zero = jnp.zeros_like(control.roots()), jnp.zeros((), z.dtype)
         angles = (angle, *(angle + jnp.inf,) * (order - 1))
         return Past(y, zero if still else y, zero, jnp.ones_like(zero), (y,) * order, angles)
