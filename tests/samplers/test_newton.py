@@ -70,6 +70,8 @@ def test_what_says_nothing_is_left_out_with_all_after_it_and_has_no_slope(first,
         divided = differences(spoiled, nodes)
         for found, known in itertools.zip_longest(divided, differences(values[:seen], nodes[:first])):
             np.testing.assert_array_equal(found, np.zeros(2) if known is None else known)
+        for row in shares(nodes)[seen:]:
+            np.testing.assert_array_equal(row, np.zeros(len(row)))
         alone = polynomial(divided[:seen], nodes[:first], jnp.asarray(0.3))
         np.testing.assert_allclose(polynomial(divided, nodes, jnp.asarray(0.3)), alone, rtol=1e-15)
         few = integral(values[:seen], nodes[:first], weight[:seen])
