@@ -8,6 +8,8 @@ A node that is not finite, or lies where another does, says nothing, and none af
 nodes in one place are what a step too short for its dtype leaves.
 """
 
+import functools
+import operator
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -37,11 +39,14 @@ def shares(nodes: Sequence[jax.Array]) -> list[list[jax.Array]]:
     Where the nodes are small beside the values, of which each difference is then one sum.
     """
     known, y = _seen(nodes)
-    rows = [[jnp.ones_like(nodes[0]) if nodes else jnp.ones(())]]
-    for seen, node in zip(known, y[1:], strict=True):
-        gaps = [jnp.where(seen, place - node, 1) for place in y]
-        row = [jnp.where(seen, share / gap, 0) for share, gap in zip(rows[-1], gaps, strict=False)]
-        rows.append([*row, -sum(row)])  # equal values differ by nothing
+    one = jnp.ones_like(nodes[0]) if nodes else jnp.ones(())
+    rows = [[one]]
+    for k, seen in enumerate(known, start=1):
+        gaps = [jnp.where(seen, y[k] - place, 1) for place in y[:k]]
+        row = [-share / gap for share, gap in zip(rows[-1], gaps, strict=True)] + [
+            functools.reduce(operator.truediv, gaps, one)
+        ]
+        rows.append([jnp.where(seen, share, 0) for share in row])
     return rows
 
 

@@ -57,6 +57,17 @@ def test_shares_are_those_of_the_values_in_each_difference(count, in_float64):
         np.testing.assert_allclose(mixed, difference, rtol=1e-13)
 
 
+def test_each_share_keeps_its_digits_beside_larger_ones(in_float64):
+    """Of nodes from 1e-6 to 50 in float32, where what a far value is given is a trillionth of what the near ones are."""
+    nodes = [jnp.asarray(node, jnp.float32) for node in (1e-6, -0.25, 50.0)]
+    places = [0.0, *(float(node) for node in nodes)]
+    for k, row in enumerate(shares(nodes)):
+        exact = [
+            1 / np.prod([places[j] - other for i, other in enumerate(places[: k + 1]) if i != j]) for j in range(k + 1)
+        ]
+        np.testing.assert_allclose(row, exact, rtol=1e-6)
+
+
 SILENT = [(0, 0.0), *itertools.product((0, 1, 2), (np.inf, np.nan)), *itertools.product((1, 2), (0.0, "before"))]
 
 
