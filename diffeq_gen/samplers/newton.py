@@ -42,11 +42,9 @@ def shares(nodes: Sequence[jax.Array]) -> list[list[jax.Array]]:
     one = jnp.ones_like(nodes[0]) if nodes else jnp.ones(())
     rows = [[one]]
     for k, seen in enumerate(known, start=1):
-        gaps = [jnp.where(seen, y[k] - place, 1) for place in y[:k]]
-        row = [-share / gap for share, gap in zip(rows[-1], gaps, strict=True)] + [
-            functools.reduce(operator.truediv, gaps, one)
-        ]
-        rows.append([jnp.where(seen, share, 0) for share in row])
+        gaps = [jnp.where(seen, y[k] - place, jnp.inf) for place in y[:k]]
+        others = [-share / gap for share, gap in zip(rows[-1], gaps, strict=True)]
+        rows.append([*others, functools.reduce(operator.truediv, gaps, one)])
     return rows
 
 
