@@ -180,26 +180,40 @@ def _walk(sampler: Sampler, starts: Sequence[jax.Array], grids: Sequence[jax.Arr
 
 
 def weight_curves() -> Figure:
-    """Weights w(lambda) of the literature on one axis, each scaled to a maximum of one; monotone ones are ELBOs."""
-    log_snr = jnp.linspace(-12.0, 12.0, 481)
+    """Weights w(lambda) of the literature on one axis, as densities of the interval, and how much each shares with EDM's.
+
+    Those that never rise (drawn through) are ELBOs of data with noise added to them; the others (dashed) are not.
+    """
+    low, high = -12.0, 12.0
+    log_snr = jnp.linspace(low, high, 481)
     named = {
         "ELBO": weights.elbo,
         "flow matching = v-MSE, cosine": weights.flow,
-        "eps-MSE, cosine": weights.cosine,
+        "x0-MSE, flow (InDI)": weights.indi,
         "sigmoid(2 - lambda)": weights.sigmoid(2.0),
+        "eps-MSE, cosine": weights.cosine,
+        "eps-MSE, linear beta": weights.uniform_times(schedules.VP()),
+        "min-SNR, cosine": weights.min_snr(),
+        "P2, cosine": weights.p2(),
         "EDM": weights.edm(),
         "flow, logit-normal (SD3)": weights.logit_normal(),
+        "flow, mode sampling (SD3)": weights.mode(),
     }
-    figure, (axis,) = _figure(width=7.0)
-    for name, weight in named.items():
-        value = np.asarray(weight(log_snr))
+    figure, (axis,) = _figure(width=8.0, height=4.6)
+    for i, (name, weight) in enumerate(named.items()):
+        density = np.asarray(jax.nn.softmax(jax.vmap(weight)(log_snr))) / float(log_snr[1] - log_snr[0])
+        shared = float(weights.overlap(weight, weights.edm(), low, high))
+        falls = np.all(np.diff(density) <= 1e-6 * density[1:])
         axis.plot(
             log_snr,
-            np.exp(value - value.max()) if name != "flow matching = v-MSE, cosine" else np.exp(value - value[80]),
-            label=name,
+            density,
+            "-" if falls else "--",
+            color=f"C{i}" if i < 10 else "black",
+            label=f"{name}: {shared:.2f}",
         )
-    axis.set(xlabel="log-SNR lambda", ylabel="w(lambda), scaled", title="what each loss emphasises", ylim=(0, 1.2))
-    axis.legend(fontsize=8)
+    axis.set(xlabel="log-SNR lambda", ylabel="w(lambda), of area one", title="what each loss emphasises, and its overlap with EDM",
+             ylim=(0, 0.35))  # fmt: skip
+    axis.legend(fontsize=7)
     return figure
 
 

@@ -43,9 +43,15 @@ def test_residuals_are_all_counted_also_where_they_are_zero():
     assert sum(bar.get_height() for bar in axis.patches) == 3
 
 
-def test_weights_are_scaled_to_be_seen():
-    for line in plots.weight_curves().axes[0].lines:
-        assert 0.9 < np.max(line.get_ydata()[line.get_ydata() <= 1.2]) <= 1.2
+def test_weights_are_densities_and_those_that_rise_are_dashed():
+    lines = {line.get_label(): line for line in plots.weight_curves().axes[0].lines}
+    for name, line in lines.items():
+        x, y = line.get_data()
+        np.testing.assert_allclose(np.sum(y) * (x[1] - x[0]), 1.0, rtol=1e-5)
+        assert (line.get_linestyle() == "--") == np.any(np.diff(y) > 1e-5 * y[1:]), name
+    dashed = sum(line.get_linestyle() == "--" for line in lines.values())
+    assert (len(lines), dashed) == (11, 7) and "EDM: 1.00" in lines
+    assert 0.9 < float(next(name for name in lines if "logit-normal" in name).split(": ")[1]) < 1
 
 
 def test_the_title_of_the_trajectories_is_what_was_measured():

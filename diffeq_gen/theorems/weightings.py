@@ -1,0 +1,238 @@
+"""Chapter 8: weightings.  Every loss is L_w = 1/2 int w(lambda) E|eps_hat - eps|^2 dlambda, for one w.
+
+    w = (det/alpha)^2 pi(t) / -lambda'         half the squared error of a prediction, at times of density pi
+
+What the papers print is held against this quotient: no weight of `weights` that they name reads a schedule.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from diffeq_gen import predictions, weights
+from diffeq_gen.schedules import VP, Cosine, Flow, at
+from diffeq_gen.theorems.domains import positive, probabilities, scalars
+from diffeq_gen.theorems.registry import theorem
+from diffeq_gen.theorems.solver_families import PARABOLAS
+
+__all__: list[str] = []
+
+log_snrs = scalars("log-SNR in [-12, 12]", -12.0, 12.0)
+
+
+def _normal(value, mean, variance):
+    """log N(value; mean, variance)."""
+    return -((value - mean) ** 2) / (2 * variance) - jnp.log(2 * jnp.pi * variance) / 2
+
+
+def _sum_of_normals(value, variance, *parts):
+    """log of a sum of e^height N(mean, variance), parts (height, mean)."""
+    return jax.nn.logsumexp(jnp.stack([height + _normal(value, mean, variance) for height, mean in parts]))
+
+
+@theorem(source="Kingma & Gao 2023, Table 1; derived for the linear beta", log_snr=log_snrs,
+         low=positive("least betas", 0.05, 1.0), rise=positive("rises of beta", 1.0, 30.0))  # fmt: skip
+def weight_of_eps_mse(log_snr, low, rise):
+    """eps-MSE at uniform times is w = rho: sech(lambda/2)/(2 pi) with the cosine schedule, and
+    sigmoid(-lambda)/sqrt(beta_0^2 + 2 (beta_1 - beta_0) softplus(-lambda)) with a linear beta."""
+    linear = VP(low, low + rise)
+    beta = jnp.sqrt(low**2 + 2 * rise * jnp.log1p(jnp.exp(-log_snr)))
+    found = [weights.weight_of(predictions.noise, schedule)(log_snr) for schedule in (Cosine(), linear)]
+    found += [weights.uniform_times(schedule)(log_snr) for schedule in (Cosine(), linear)]
+    cosine = -jnp.log(2 * jnp.pi * jnp.cosh(log_snr / 2))
+    return [*found, weights.cosine(log_snr)], [cosine, -jnp.log((1 + jnp.exp(log_snr)) * beta)] * 2 + [cosine]
+
+
+@weight_of_eps_mse.near_miss
+def linear_beta_weighs_as_the_cosine(log_snr, low, rise):
+    """L_simple taken to be one weighting, whatever the schedule: the same up to a constant."""
+    slope = jax.grad(weights.weight_of(predictions.noise, VP(low, low + rise)))(log_snr)
+    return slope, jax.grad(weights.cosine)(log_snr)
+
+
+@theorem(source="Gao et al. 2024, 'Weighting functions'; Kingma & Gao 2023, App. D.2-3", log_snr=log_snrs)
+def fm_equals_v_cosine(log_snr):
+    """Flow matching at uniform times weighs as v-MSE with the cosine schedule does: e^{-lambda/2}/2, and e^{-lambda/2}/pi."""
+    flow = weights.weight_of(predictions.velocity, Flow())(log_snr)
+    cosine = weights.weight_of(predictions.v, Cosine())(log_snr)
+    return (flow, weights.flow(log_snr), cosine), (-jnp.log(2 * jnp.exp(log_snr / 2)), flow, flow + jnp.log(2 / jnp.pi))
+
+
+@fm_equals_v_cosine.near_miss
+def v_under_the_flow(log_snr):
+    """v-MSE under the flow's own schedule, whose v is not its velocity."""
+    return weights.weight_of(predictions.v, Flow())(log_snr), weights.weight_of(predictions.velocity, Flow())(log_snr)
+
+
+@fm_equals_v_cosine.near_miss
+def eps_under_the_cosine(log_snr):
+    """eps-MSE with the cosine schedule, which is of the same size at lambda = 0 alone."""
+    return weights.weight_of(predictions.noise, Cosine())(log_snr), weights.weight_of(predictions.velocity, Flow())(
+        log_snr
+    )
+
+
+@theorem(source="Karras et al. 2022, Table 1; Gao et al. 2024; as two normals: derived", schedule=PARABOLAS,
+         t=probabilities, mean=scalars("mean log sigma", -2.0, 1.0), std=positive("stds of log sigma", 0.5, 2.0),
+         sigma_data=positive("sigma_data", 0.2, 2.0))  # fmt: skip
+def weight_of_edm(schedule, t, mean, std, sigma_data):
+    """MSE of EDM's raw network at log sigma/alpha ~ N(P, S^2) is N(lambda; -2P, 4S^2) (e^-lambda + sigma_d^2)/sigma_d^2 under every
+    schedule: of two normals of one variance, the second 4S^2 further down."""
+    p, variance = at(schedule, t), 4 * std**2
+    density = lambda t: _normal(at(schedule, t).log_snr, -2 * mean, variance) + jnp.log(-at(schedule, t).log_snr_dot)  # noqa: E731
+    closed = weights.edm(mean=mean, std=std, sigma_data=sigma_data)(p.log_snr)
+    lower = 2 * mean + variance / 2 - 2 * jnp.log(sigma_data)
+    return (
+        (weights.implied(predictions.edm(sigma_data), p, log_density=density(t)), closed),
+        (closed, _sum_of_normals(p.log_snr, variance, (0.0, -2 * mean), (lower, -2 * mean - variance))),
+    )
+
+
+@weight_of_edm.near_miss
+def log_snr_as_spread_as_log_sigma(schedule, t, mean, std, sigma_data):
+    """lambda ~ N(-2P, S^2): the factor of lambda = -2 log sigma left out of the variance."""
+    p = at(schedule, t)
+    density = _normal(p.log_snr, -2 * mean, std**2) + jnp.log(-p.log_snr_dot)
+    return (
+        weights.implied(predictions.edm(sigma_data), p, log_density=density),
+        weights.edm(mean=mean, std=std, sigma_data=sigma_data)(p.log_snr),
+    )
+
+
+@theorem(source="Esser et al. 2024, Eq. 19; Gao et al. 2024; as three normals: derived", log_snr=log_snrs,
+         mean=scalars("mean logit t", -1.0, 1.0), std=positive("stds of logit t", 0.5, 2.0))  # fmt: skip
+def weight_of_logit_normal_times(log_snr, mean, std):
+    """Flow matching at logit t ~ N(m, s^2) is (1 + e^{-lambda/2})^2 N(lambda; -2m, 4s^2): of three normals of one variance, each half
+    of it further down; t/(1-t) pi(t) up to a factor of 2."""
+    t = jax.nn.sigmoid(-log_snr / 2)
+    density = lambda t: _normal(jnp.log(t / (1 - t)), mean, std**2) - jnp.log(t * (1 - t))  # noqa: E731
+    closed = weights.logit_normal(mean=mean, std=std)(log_snr)
+    middle, variance = -2 * mean, 4 * std**2
+    second, third = jnp.log(2.0) - middle / 2 + variance / 8, -middle + variance / 2
+    parts = (0.0, middle), (second, middle - variance / 2), (third, middle - variance)
+    found = weights.implied(predictions.velocity, at(Flow(), t), log_density=density(t))
+    return (found, closed, closed), (
+        closed,
+        _sum_of_normals(log_snr, variance, *parts),
+        jnp.log(t / (1 - t) / 2) + density(t),
+    )
+
+
+@weight_of_logit_normal_times.near_miss
+def more_noise_at_a_larger_mean_of_log_snr(log_snr, mean, std):
+    """N(lambda; 2m, 4s^2): time taken to rise with log-SNR."""
+    return weights.logit_normal(mean=mean, std=std)(log_snr), weights.logit_normal(mean=-mean, std=std)(log_snr)
+
+
+@theorem(source="Esser et al. 2024, Eq. 20 and 21", u=probabilities, scale=scalars("scales", -0.9, 1.7), cases=200)
+def weight_of_mode_times(u, scale):
+    """Flow matching at t = 1 - u - s (cos^2(pi u/2) - 1 + u), u uniform, is e^{-lambda/2}/2 over |dt/du|."""
+    time = lambda u: 1 - u - scale * (jnp.cos(jnp.pi * u / 2) ** 2 - 1 + u)  # noqa: E731
+    t, slope = jax.value_and_grad(time)(u)
+    log_snr = 2 * jnp.log((1 - t) / t)
+    return weights.mode(scale=scale)(log_snr), weights.implied(
+        predictions.velocity, at(Flow(), t), log_density=-jnp.log(-slope)
+    )
+
+
+@weight_of_mode_times.near_miss
+def times_as_dense_as_the_map_is_steep(u, scale):
+    """pi = |dt/du|, not its inverse."""
+    time = lambda u: 1 - u - scale * (jnp.cos(jnp.pi * u / 2) ** 2 - 1 + u)  # noqa: E731
+    t, slope = jax.value_and_grad(time)(u)
+    log_snr = 2 * jnp.log((1 - t) / t)
+    return weights.mode(scale=scale)(log_snr), weights.implied(
+        predictions.velocity, at(Flow(), t), log_density=jnp.log(-slope)
+    )
+
+
+@theorem(source="Kingma & Gao 2023, Table 1", log_snr=log_snrs)
+def weight_of_indi(log_snr):
+    """MSE of x0 under the flow at uniform times, as InDI trains, is e^-lambda sech^2(lambda/4)/8."""
+    found = weights.weight_of(predictions.data, Flow())(log_snr)
+    return (found, weights.indi(log_snr)), (-log_snr - jnp.log(8 * jnp.cosh(log_snr / 4) ** 2),) * 2
+
+
+@weight_of_indi.near_miss
+def a_target_does_not_matter(log_snr):
+    """The weight of flow matching, whose network sees the same z at the same times."""
+    return weights.indi(log_snr), weights.flow(log_snr)
+
+
+@theorem(source="Hang et al. 2023; Choi et al. 2022; Salimans & Ho 2022", schedule=PARABOLAS, t=probabilities,
+         gamma=positive("gammas", 0.1, 20.0), k=positive("k", 0.2, 5.0))  # fmt: skip
+def weights_by_snr(schedule, t, gamma, k):
+    """MSE of x0 times min(SNR, gamma), max(SNR, 1), SNR + 1 is w = rho times min(1, gamma/SNR), max(1, 1/SNR), 1 + 1/SNR; eps-MSE
+    times (k + SNR)^-gamma is that times rho.  SNR + 1 is v-MSE over alpha^2 + sigma^2."""
+    p, density = at(schedule, t), weights.uniform_times(schedule)
+    snr = (p.alpha / p.sigma) ** 2
+    of_data, of_noise = (weights.implied(prediction, p) for prediction in (predictions.data, predictions.noise))
+    found = [
+        weight(p.log_snr)
+        for weight in (
+            weights.min_snr(gamma, density=density),
+            weights.truncated_snr(density=density),
+            weights.snr_plus_one(density=density),
+            weights.p2(gamma, k=k, density=density),
+        )
+    ]
+    v = weights.implied(predictions.v, p) - jnp.log(p.alpha**2 + p.sigma**2)
+    wanted = [of_data + jnp.log(factor) for factor in (jnp.minimum(snr, gamma), jnp.maximum(snr, 1), snr + 1)]
+    return [*found, v], [*wanted, of_noise - gamma * jnp.log(k + snr), wanted[2]]
+
+
+@weights_by_snr.near_miss
+def min_snr_of_the_noise(schedule, t, gamma, k):
+    """eps-MSE times min(SNR, gamma): the factor of x0's error on the error of eps."""
+    p = at(schedule, t)
+    weight = weights.min_snr(gamma, density=weights.uniform_times(schedule))(p.log_snr)
+    return weight, weights.implied(predictions.noise, p) + jnp.log(jnp.minimum((p.alpha / p.sigma) ** 2, gamma))
+
+
+@weights_by_snr.near_miss
+def v_is_snr_plus_one_on_any_path(schedule, t, gamma, k):
+    """v-MSE taken for SNR + 1 where alpha^2 + sigma^2 is not one."""
+    p = at(schedule, t)
+    return weights.snr_plus_one(density=weights.uniform_times(schedule))(p.log_snr), weights.implied(predictions.v, p)
+
+
+@theorem(source="Kingma & Gao 2023, Table 1", kind="inequality", log_snr=log_snrs, bias=scalars("biases", -3.0, 3.0))
+def weights_that_never_rise(log_snr, bias):
+    """ELBO, flow matching (v-MSE with the cosine), sigmoid(b - lambda) and InDI never rise with log-SNR: each is a mixture of ELBOs."""
+    named = weights.elbo, weights.flow, weights.sigmoid(bias), weights.indi
+    slopes = jnp.stack([jax.grad(weight)(log_snr) for weight in named])
+    return slopes, jnp.zeros_like(slopes)
+
+
+@weights_that_never_rise.near_miss(witness={"log_snr": -4.0})
+def eps_mse_of_the_cosine_is_an_elbo(log_snr, bias):
+    """eps-MSE with the cosine schedule: sech(lambda/2) rises until lambda = 0."""
+    slope = jax.grad(weights.cosine)(log_snr)
+    return slope, jnp.zeros_like(slope)
+
+
+@weights_that_never_rise.near_miss(witness={"log_snr": -6.0})
+def edm_is_an_elbo(log_snr, bias):
+    """EDM's weight, which rises until lambda = -3 or so."""
+    slope = jax.grad(weights.edm())(log_snr)
+    return slope, jnp.zeros_like(slope)
+
+
+@weights_that_never_rise.near_miss(witness={"log_snr": -6.0})
+def logit_normal_times_keep_an_elbo(log_snr, bias):
+    """Flow matching at logit-normal times, whose weight rises where noise is large."""
+    slope = jax.grad(weights.logit_normal())(log_snr)
+    return slope, jnp.zeros_like(slope)
+
+
+@weights_that_never_rise.near_miss(witness={"log_snr": -4.0})
+def min_snr_is_an_elbo(log_snr, bias):
+    """Min-SNR with the cosine schedule."""
+    slope = jax.grad(weights.min_snr())(log_snr)
+    return slope, jnp.zeros_like(slope)
+
+
+@weights_that_never_rise.near_miss(witness={"log_snr": -4.0})
+def p2_is_an_elbo(log_snr, bias):
+    """P2 with the cosine schedule."""
+    slope = jax.grad(weights.p2())(log_snr)
+    return slope, jnp.zeros_like(slope)
