@@ -122,31 +122,28 @@ def the_variance_of_the_forward_step(schedule, error, t, s):
 def kingma_gao(low, high, error, height):
     """1/2 int w E|eps_hat - eps|^2 dlambda = w(high) L(high) + int -w' L dlambda, L(lambda) = 1/2 int_low^lambda E|eps_hat - eps|^2: a
     weight that falls mixes ELBOs of data with noise added to them, as often as -w' says."""
+    return _mixed(low, high, error, height, weights.augmentation(_falling(height)))
+
+
+def _mixed(low, high, error, height, often, last=1.0):
+    """1/2 int w E|eps_hat - eps|^2 dlambda, and the ELBOs mixed as `often` says, with `last` times that of the least noise."""
     weight, spent = _falling(height), lambda log_snr: (1 + error * log_snr) ** 2 / 2
     part = lambda top: _integral(spent, low, top)  # noqa: E731
-    mixed = _integral(lambda log_snr: jnp.exp(weights.augmentation(weight)(log_snr)) * part(log_snr), low, high)
     whole = _integral(lambda log_snr: jnp.exp(weight(log_snr)) * spent(log_snr), low, high)
-    return whole, jnp.exp(weight(high)) * part(high) + mixed
+    mixed = _integral(lambda log_snr: jnp.exp(often(log_snr)) * part(log_snr), low, high)
+    return whole, last * jnp.exp(weight(high)) * part(high) + mixed
 
 
 @kingma_gao.near_miss
 def mixed_as_often_as_w(low, high, error, height):
     """w in the place of -w'."""
-    weight, spent = _falling(height), lambda log_snr: (1 + error * log_snr) ** 2 / 2
-    part = lambda top: _integral(spent, low, top)  # noqa: E731
-    mixed = _integral(lambda log_snr: jnp.exp(weight(log_snr)) * part(log_snr), low, high)
-    whole = _integral(lambda log_snr: jnp.exp(weight(log_snr)) * spent(log_snr), low, high)
-    return whole, jnp.exp(weight(high)) * part(high) + mixed
+    return _mixed(low, high, error, height, _falling(height))
 
 
 @kingma_gao.near_miss
 def without_the_data_themselves(low, high, error, height):
     """The ELBO of what has least noise left out."""
-    weight, spent = _falling(height), lambda log_snr: (1 + error * log_snr) ** 2 / 2
-    mixed = _integral(
-        lambda log_snr: jnp.exp(weights.augmentation(weight)(log_snr)) * _integral(spent, low, log_snr), low, high
-    )
-    return _integral(lambda log_snr: jnp.exp(weight(log_snr)) * spent(log_snr), low, high), mixed
+    return _mixed(low, high, error, height, weights.augmentation(_falling(height)), last=0.0)
 
 
 @theorem(source="Kingma & Gao 2023, App. F; Nichol & Dhariwal 2021, Sec. 3.3", kind="inequality", spent=vectors(5), spread=vectors(5),
@@ -165,14 +162,14 @@ def optimal_importance_density(spent, spread, density):
 @optimal_importance_density.near_miss
 def as_often_as_the_loss_is_large(spent, spread, density):
     """pi ~ |E l|, whatever the spread: no worse than any other."""
-    second, mean = spent**2 + spread**2, jnp.abs(spent)
+    second, mean = 0.1 + spent**2 + spread**2, jnp.abs(spent)
     return jnp.sum(second / mean) * jnp.sum(mean), jnp.sum(jnp.sqrt(second)) ** 2
 
 
 @optimal_importance_density.near_miss
 def uniform_times_are_best(spent, spread, density):
     """E[(l/pi)^2] of uniform times taken for the least."""
-    second = spent**2 + spread**2
+    second = 0.1 + spent**2 + spread**2
     return 5 * jnp.sum(second), jnp.sum(jnp.sqrt(second)) ** 2
 
 

@@ -134,6 +134,14 @@ def weight_of_mode_times(u, scale):
     )
 
 
+def _at_mode_time(u, scale, power):
+    """w of `mode`, and the quotient at times of density |dt/du|^power."""
+    time = lambda u: 1 - u - scale * (jnp.cos(jnp.pi * u / 2) ** 2 - 1 + u)  # noqa: E731
+    t, slope = jax.value_and_grad(time)(u)
+    found = weights.mode(scale=scale)(2 * jnp.log((1 - t) / t))
+    return found, weights.implied(predictions.velocity, at(Flow(), t), log_density=power * jnp.log(-slope))
+
+
 @weight_of_mode_times.near_miss
 def times_as_dense_as_the_map_is_steep(u, scale):
     """pi = |dt/du|, not its inverse."""
@@ -198,7 +206,11 @@ def v_is_snr_plus_one_on_any_path(schedule, t, gamma, k):
 @theorem(source="Kingma & Gao 2023, Table 1", kind="inequality", log_snr=log_snrs, bias=scalars("biases", -3.0, 3.0))
 def weights_that_never_rise(log_snr, bias):
     """ELBO, flow matching (v-MSE with the cosine), sigmoid(b - lambda) and InDI never rise with log-SNR: each is a mixture of ELBOs."""
-    named = weights.elbo, weights.flow, weights.sigmoid(bias), weights.indi
+    return _slopes(log_snr, weights.elbo, weights.flow, weights.sigmoid(bias), weights.indi)
+
+
+def _slopes(log_snr, *named):
+    """The slopes of weights in log-SNR, and zeros."""
     slopes = jnp.stack([jax.grad(weight)(log_snr) for weight in named])
     return slopes, jnp.zeros_like(slopes)
 
@@ -206,33 +218,28 @@ def weights_that_never_rise(log_snr, bias):
 @weights_that_never_rise.near_miss(witness={"log_snr": -4.0})
 def eps_mse_of_the_cosine_is_an_elbo(log_snr, bias):
     """eps-MSE with the cosine schedule: sech(lambda/2) rises until lambda = 0."""
-    slope = jax.grad(weights.cosine)(log_snr)
-    return slope, jnp.zeros_like(slope)
+    return _slopes(log_snr, weights.cosine)
 
 
 @weights_that_never_rise.near_miss(witness={"log_snr": -6.0})
 def edm_is_an_elbo(log_snr, bias):
     """EDM's weight, which rises until lambda = -3 or so."""
-    slope = jax.grad(weights.edm())(log_snr)
-    return slope, jnp.zeros_like(slope)
+    return _slopes(log_snr, weights.edm())
 
 
 @weights_that_never_rise.near_miss(witness={"log_snr": -6.0})
 def logit_normal_times_keep_an_elbo(log_snr, bias):
     """Flow matching at logit-normal times, whose weight rises where noise is large."""
-    slope = jax.grad(weights.logit_normal())(log_snr)
-    return slope, jnp.zeros_like(slope)
+    return _slopes(log_snr, weights.logit_normal())
 
 
 @weights_that_never_rise.near_miss(witness={"log_snr": -4.0})
 def min_snr_is_an_elbo(log_snr, bias):
     """Min-SNR with the cosine schedule."""
-    slope = jax.grad(weights.min_snr())(log_snr)
-    return slope, jnp.zeros_like(slope)
+    return _slopes(log_snr, weights.min_snr())
 
 
 @weights_that_never_rise.near_miss(witness={"log_snr": -4.0})
 def p2_is_an_elbo(log_snr, bias):
     """P2 with the cosine schedule."""
-    slope = jax.grad(weights.p2())(log_snr)
-    return slope, jnp.zeros_like(slope)
+    return _slopes(log_snr, weights.p2())
