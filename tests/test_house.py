@@ -28,7 +28,7 @@ FLOORS = {
 """Chapter -> floor, in reading order: a file imports from lower floors, from its own folder, or from an earlier chapter
 of its own floor."""
 
-LIBRARIES = {0: {"jax", "chex", "numpy"}, 6: {"flax", "optax", "orbax", "sklearn", "rich"}}
+LIBRARIES = {0: {"jax", "chex", "numpy"}, 4: {"scipy"}, 6: {"flax", "optax", "orbax", "sklearn", "rich"}}
 LIBRARIES[6] |= {"diffrax", "equinox", "lineax"}
 LIBRARIES |= {7: {"hypothesis", "sympy", "mpmath"}, 8: {"matplotlib", "tyro", "pytest"}}
 """What a floor may import besides the standard library; a higher floor may all that a lower one may."""

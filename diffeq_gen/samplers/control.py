@@ -4,9 +4,15 @@
     F = (x0_hat - G) / c_out,   G the denoiser of N(m, C),      c_out = sigma sqrt(c) / std
 
 y is N(0, I) at every time where the data are Gaussian, and F = 0.  With one c for all directions F is the raw output of EDM's network.
+
+    C = U diag(c_1 ... c_r) U^T + c_0 (I - U U^T),      z -> (U^T z, z - U U^T z)       few axes, one variance for what is beyond
+
+Data of many dimensions get few axes: what varies little is decided late, when every direction is done by steps that are short,
+and variances that the points have and the network has not learnt are worse than their mean.
 """
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -17,42 +23,40 @@ from diffeq_gen.coordinates import line, time_on
 from diffeq_gen.samplers.mixture import Components, fit
 from diffeq_gen.types import Point, Sample, Schedule, dot, pytree, require
 
-__all__ = ["Control", "control_of", "control_times", "floored", "network_output", "whitened_output"]
+__all__ = ["Control", "control_of", "control_times", "count_of_axes", "floored", "network_output", "whitened_output"]
 
-LARGE = 1024
-"""Dimensions beyond which one matrix of axes is too much work in every step."""
 FEW = 256
-"""Dimensions up to which a mixture is tried."""
+"""Dimensions up to which every axis is found, and a mixture tried."""
+AXES = 32
+"""Axes of more dimensions than that."""
 
 
 @pytree
 class Control:
     """What is known of the data: N(mean, C), and, where given, a mixture at (x0 - mean) along the axes of C.
 
-    mean has the shape of a sample, of d entries.  C = basis diag(variances) basis^T, with variances a scalar or of shape (d,) in the
-    order of the columns of basis (d, d); or basis is one orthogonal matrix for each axis of a sample, and C their Kronecker
-    product's, as of pictures whose rows, columns and channels each have their own; or None, the axes as they are.
+    mean has the shape of a sample, of d entries.  The columns of basis (d, r) are orthonormal axes of C, with variances in their
+    order; where r < d the last of the r + 1 variances is that of all directions beyond them, and there is no mixture.  basis None:
+    the axes as they are.  A scalar is the variance of every direction.
     Raises: ValueError where shapes do not match, or a variance is not positive.
-    Theorems: angle-is-the-clock-of-any-schedule, controlled-is-exact-for-gaussians.
+    Theorems: angle-is-the-clock-of-any-schedule, few-axes-are-all-of-them-where-the-rest-have-one-variance,
+    controlled-is-exact-for-gaussians.
     """
 
     mean: Sample
     variances: jax.Array
-    basis: jax.Array | tuple[jax.Array, ...] | None = None
+    basis: jax.Array | None = None
     known: Components | None = None
 
     def __post_init__(self) -> None:
-        event = jnp.shape(self.mean)
-        size = math.prod(event)
-        require(lambda shape: shape in ((), (size,)), f"variances must be a scalar or of shape ({size},)",
+        size, shape = self._size, jnp.shape(self.basis) if self.basis is not None else (self._size, self._size)
+        require(lambda shape: len(shape) == 2 and shape[0] == size and 1 <= shape[1] <= size,
+                f"basis must be of shape ({size}, r), 1 <= r <= {size}", basis=shape)  # fmt: skip
+        count = size if shape[1] == size else shape[1] + 1
+        require(lambda shape: shape in ((), (count,)), f"variances must be a scalar or of shape ({count},)",
                 variances=jnp.shape(self.variances))  # fmt: skip
-        if isinstance(self.basis, tuple):
-            square = tuple((width, width) for width in event)
-            require(lambda shapes: shapes == square, f"basis must be matrices of shapes {square}",
-                    basis=tuple(map(jnp.shape, self.basis)))  # fmt: skip
-        else:
-            require(lambda shape: shape == (size, size), f"basis must be of shape ({size}, {size})",
-                    basis=(size, size) if self.basis is None else jnp.shape(self.basis))  # fmt: skip
+        require(lambda known, axes: known is None or axes == size, "a mixture needs every axis",
+                known=None if self.known is None else "a mixture", axes=shape[1])  # fmt: skip
         require(lambda variances: variances > 0, "variances must be positive", variances=self.variances)
 
     def angle(self, p: Point) -> jax.Array:
@@ -60,22 +64,52 @@ class Control:
         return jnp.arctan2(p.alpha * self.roots(), p.sigma * jnp.ones_like(self.roots()))
 
     def whiten(self, z: Sample, p: Point) -> jax.Array:
-        """y = basis^T (z - alpha mean) / std of each sample of z, shape (n, d)."""
+        """y = basis^T (z - alpha mean) / std of each sample of z, shape (n, d), or (n, r + d) where r < d: `rows`."""
         return self.rows(self.about(z, p.alpha)) / self._std(p)
 
     def colour(self, y: jax.Array, z: Sample, p: Point) -> Sample:
         """z = alpha mean + basis (std y), in the shape of z."""
-        back = _turned(self._std(p) * y, self.basis, jnp.shape(self.mean), back=True)
-        return back.reshape(z.shape) - self.about(jnp.zeros_like(z), p.alpha)
+        rows = self._std(p) * y
+        if self.basis is not None:
+            axes = self.basis.shape[1]
+            turned = dot(rows[:, :axes], self.basis.T)
+            rows = turned if axes == self._size else turned + rows[:, axes:]
+        return rows.reshape(z.shape) - self.about(jnp.zeros_like(z), p.alpha)
 
     def roots(self) -> jax.Array:
-        """sqrt(variances), shape (1, d) or (1, 1)."""
-        return jnp.sqrt(jnp.asarray(self.variances)).reshape(1, -1)
+        """sqrt(variances) of the entries of a row, shape (1, d), (1, r + d) or (1, 1)."""
+        roots = jnp.sqrt(jnp.asarray(self.variances)).reshape(1, -1)
+        if not self._thin or roots.size == 1:
+            return roots
+        return jnp.concatenate([roots[:, :-1], jnp.broadcast_to(roots[:, -1:], (1, self._size))], axis=1)
 
     def rows(self, away: Sample) -> jax.Array:
-        """Each sample of what is measured from the mean, along the axes: shape (n, d)."""
-        event = jnp.shape(self.mean)
-        return _turned(away.reshape(-1, math.prod(event)), self.basis, event, back=False)
+        """Each sample of what is measured from the mean, along the axes, (n, d); of r < d axes, and what is left of it: (n, r + d)."""
+        rows = away.reshape(-1, self._size)
+        if self.basis is None:
+            return rows
+        turned = dot(rows, self.basis)
+        return jnp.concatenate([turned, rows - dot(turned, self.basis.T)], axis=1) if self._thin else turned
+
+    def mean_of(self, function: Callable[[jax.Array], jax.Array]) -> jax.Array:
+        """tr f(C) / d: of f of the variances, each as often as it has directions."""
+        each = function(jnp.asarray(self.variances))
+        if not self._thin or each.ndim == 0:
+            return jnp.mean(each)
+        return (jnp.sum(each[:-1]) + (self._size - self.basis.shape[1]) * each[-1]) / self._size
+
+    @property
+    def width(self) -> int:
+        """Entries of a row."""
+        return self._size + (self.basis.shape[1] if self._thin else 0)
+
+    @property
+    def _size(self) -> int:
+        return math.prod(jnp.shape(self.mean))
+
+    @property
+    def _thin(self) -> bool:
+        return self.basis is not None and self.basis.shape[1] < self._size
 
     def about(self, z: Sample, alpha: jax.Array | float) -> Sample:
         """z - alpha mean, for one sample or a batch of them."""
@@ -86,29 +120,15 @@ class Control:
         return jnp.sqrt(jnp.square(p.alpha * self.roots()) + jnp.square(p.sigma))
 
 
-def _turned(
-    rows: jax.Array, basis: jax.Array | tuple[jax.Array, ...] | None, event: tuple[int, ...], *, back: bool
-) -> jax.Array:
-    """Rows (n, d) in the basis, or `back` from it."""
-    if basis is None:
-        return rows
-    if not isinstance(basis, tuple):
-        return dot(rows, basis.T if back else basis)
-    cube = rows.reshape(-1, *event)
-    for one in basis:  # the first axis of an event becomes its last: after all of them each is in its place
-        cube = dot(jnp.moveaxis(cube, 1, -1), one.T if back else one)
-    return cube.reshape(rows.shape)
-
-
 def control_of(
-    points: Sample, *, floor: float = 0.1, mixture: bool = True, separable: bool | None = None, seed: int = 0
+    points: Sample, *, floor: float = 0.1, mixture: bool = True, axes: int | None = None, seed: int = 0
 ) -> Control:  # fmt: skip
-    """Mean, axes and variances of points (n, *event), and a mixture where d <= 256 and they are enough to hold one.
+    """Mean, principal axes and variances of points (n, *event), and a mixture where d <= 256 and they are enough to hold one.
 
-    The axes are the principal ones; or, `separable`, those of each axis of a sample by itself, which is what is done beyond 1,024
-    dimensions unless told otherwise: of pictures 32 x 32 x 3 they are 2,057 numbers for 9,437,184, and near cosines.
-    A variance below floor^2 of their mean is set to that.
-    Raises: ValueError where there are fewer than two points, or floor is not positive.
+    `axes` of them have a variance of their own; left out, all d of up to 256 dimensions, and of more the 32 largest.  Where they
+    are fewer than d, there is no mixture, and the directions beyond them, along which points vary least, have their mean variance.
+    A variance below floor^2 of the mean of all is set to that.
+    Raises: ValueError where there are fewer than two points, axes is not positive, or floor is not positive.
     """
     require(lambda shape: len(shape) >= 2 and shape[0] >= 2, "points must be (n, *event), n at least two",
             points=jnp.shape(points))  # fmt: skip
@@ -116,34 +136,45 @@ def control_of(
         lambda dtype: np.issubdtype(dtype, np.floating), "points must be real numbers", points=jnp.asarray(points).dtype
     )
     require(lambda floor: floor > 0, "floor must be positive", floor=floor)
-    away, dtype, bases = np.asarray(points, np.float64), jnp.asarray(points).dtype, []
-    mean = away.mean(0)
+    away, dtype = np.asarray(points, np.float64).reshape(len(points), -1), jnp.asarray(points).dtype
+    mean, count = away.mean(0), count_of_axes(axes, away.shape[1])
     away = away - mean
-    apart = mean.size > LARGE if separable is None else separable
-    away = away if apart else away.reshape(len(away), -1)
-    for axis in range(1, away.ndim):
-        bases.append(_axes_of(away, axis))
-        away = np.moveaxis(np.moveaxis(away, axis, -1).dot(bases[-1]), -1, axis)
-    rows, basis = away.reshape(len(away), -1), tuple(bases) if apart else bases[0]
-    variances = floored(np.mean(rows**2, axis=0), floor)
-    known = fit(rows, seed=seed) if mixture and mean.size <= FEW else None
+    require(lambda variance: variance > 0, "points must differ", variance=np.mean(away**2))
+    basis = _axes_of(away, count, seed)
+    rows, d = away.dot(basis), len(basis)
+    known = fit(rows, seed=seed) if mixture and d <= FEW and basis.shape[1] == d else None
+    variances = floored(np.mean(rows**2, axis=0), np.mean(away**2), d, floor)
     cast = lambda leaf: jnp.asarray(leaf, dtype)  # noqa: E731
-    return Control(cast(mean), cast(variances), jax.tree.map(cast, basis), jax.tree.map(cast, known))
+    return Control(cast(mean).reshape(jnp.shape(points)[1:]), cast(variances), cast(basis), jax.tree.map(cast, known))
 
 
-def floored(variances: np.ndarray, floor: float) -> np.ndarray:
-    """None below floor^2 of their mean: along an axis that the points do not use, nothing is known."""
-    return np.maximum(variances, max(floor**2 * variances.mean(), np.finfo(np.float32).tiny))
+def count_of_axes(axes: int | None, d: int) -> int:
+    """How many have a variance of their own, of d dimensions."""
+    require(lambda axes: axes is None or axes >= 1, "axes must be positive", axes=axes)
+    return min(axes or (d if d <= FEW else AXES), d)
 
 
-def _axes_of(away: np.ndarray, axis: int) -> np.ndarray:
-    """The principal axes along one axis of an array, the others taken for so many more points; of rising variance."""
-    rows = np.moveaxis(away, axis, -1).reshape(-1, away.shape[axis])
-    return np.linalg.eigh(rows.T.dot(rows))[1]
+def floored(variances: np.ndarray, mean: float, d: int, floor: float) -> np.ndarray:
+    """With the mean variance of the other directions, where there are more than these; none below floor^2 of the mean of all d."""
+    count = len(variances)
+    if count < d:
+        variances = np.append(variances, max(d * mean - variances.sum(), 0) / (d - count))
+    return np.maximum(variances, max(floor**2 * mean, np.finfo(np.float32).tiny))
+
+
+def _axes_of(away: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """The principal axes (d, count) of rows (n, d), of rising variance: all d, or the largest, of which n rows have n - 1."""
+    if count == away.shape[1]:
+        return np.linalg.eigh(away.T.dot(away))[1]
+    from scipy.sparse.linalg import svds  # a tenth of a second, which only those pay who have data
+
+    start = np.random.default_rng(seed).standard_normal(min(away.shape))
+    _, stds, axes = svds(away, k=min(count, len(away) - 1), v0=start, solver="arpack")
+    return axes[np.argsort(stds)].T
 
 
 def network_output(control: Control, x0: Sample, z: Sample, p: Point) -> jax.Array:
-    """F = (x0 - G(z)) / c_out along the axes, shape (n, d); (x0/sqrt(c) - sin(theta) y) / cos(theta) with x0 about the mean.
+    """F = (x0 - G(z)) / c_out along the axes, of shape `rows`; (x0/sqrt(c) - sin(theta) y) / cos(theta) with x0 about the mean.
 
     Undefined at sigma = 0.
     Theorems: angle-is-the-clock-of-any-schedule, control-of-one-scale-is-edm.
@@ -152,7 +183,7 @@ def network_output(control: Control, x0: Sample, z: Sample, p: Point) -> jax.Arr
 
 
 def whitened_output(control: Control, x0: Sample, z: Sample, p: Point) -> tuple[jax.Array, jax.Array]:
-    """(y, F), both shape (n, d), for one reading of the basis; at sigma = 0 F is something finite, which nobody reads."""
+    """(y, F), both `rows`, for one reading of the basis; at sigma = 0 F is something finite, which nobody reads."""
     std, root = control._std(p), control.roots()
     z_rows, x0_rows = jnp.split(control.rows(jnp.stack([control.about(z, p.alpha), control.about(x0, 1.0)])), 2)
     y, sine, cosine = z_rows / std, p.alpha * root / std, jnp.where(p.sigma > 0, p.sigma, 1) / std
@@ -189,10 +220,9 @@ def control_times(
 
 def _unit(control: Control, n: int, middle: float | None) -> jax.Array:
     """c of `control_times`."""
-    variances = jnp.asarray(control.variances)
-    reach = jnp.mean(jnp.square(variances)) ** 0.25
+    reach = control.mean_of(jnp.square) ** 0.25
     if middle is None:
-        length = jnp.sqrt(jnp.mean(variances) * jnp.size(control.mean))
+        length = jnp.sqrt(control.mean_of(jnp.asarray) * jnp.size(control.mean))
         return jnp.maximum(0.85 * reach, length / max(n, 10))
     require(lambda middle: middle > 0, "middle must be positive", middle=middle)
     return middle * reach

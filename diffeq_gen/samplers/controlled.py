@@ -168,7 +168,8 @@ def controlled(
     A correction longer than the step is left out: towards data that are points the equation is stiff, and over long steps its
     corrector would make a small error large.
     `substeps` Runge-Kutta steps follow the control's mixture, where it has one: the mixture is read 4 substeps times a step,
-    twice that with the corrector.  A basis costs a few products with a d x d matrix a step, a diagonal next to nothing.
+    twice that with the corrector.  A basis costs three products with its d x r numbers a step, two if it is square, a diagonal next
+    to nothing.
 
     `eta` > 0 solves the reverse SDE of that noise level, of which 1 is the forward process reversed, about the moments alone:
     a control with a mixture is refused.  F / cos(theta)^{eta^2} is the polynomial, which ten
@@ -190,7 +191,7 @@ def controlled(
             known=None if control.known is None else "a mixture")  # fmt: skip
 
     def init(z: Sample) -> Past:
-        y = jnp.zeros_like(z).reshape(-1, jnp.size(control.mean))
+        y = jnp.zeros((z.size // jnp.size(control.mean), control.width), z.dtype)
         angle, zero = jnp.zeros_like(control.roots()), jnp.zeros((), z.dtype)
         angles = (angle, *(angle + jnp.inf,) * (order - 1))
         return Past(y, zero if still else y, zero, jnp.ones_like(zero), (y,) * order, angles)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffeq_gen import clocks
-from diffeq_gen.samplers.control import Control, floored
+from diffeq_gen.samplers.control import Control, count_of_axes, floored
 from diffeq_gen.schedules import at
 from diffeq_gen.types import Denoiser, Point, Sample, Schedule, dot, require
 
@@ -33,9 +33,12 @@ def regressed(x0: Sample, z: Sample, p: Point, shares: jax.Array) -> tuple[jax.A
 
 
 def control_from(
-    denoise: Denoiser, schedule: Schedule, eps: Sample, *, scale: float = 1.0, noise: float = 5.0, rounds: int = 3, floor: float = 0.1
+    denoise: Denoiser, schedule: Schedule, eps: Sample, *, scale: float = 1.0, noise: float = 5.0, rounds: int = 3, floor: float = 0.1,
+    axes: int | None = None,
 ) -> Control:  # fmt: skip
     """The `control_of` a denoiser's own law: mean, principal axes and variances, no mixture; `rounds` evaluations of a batch.
+
+    `axes` and floor are as there: of more than 256 dimensions the 32 largest axes alone have a variance of their own.
 
     eps are draws of N(0, I), shape (n, *event), more than they have dimensions.  Inputs are drawn at sigma/alpha = `noise` times the
     scale of the data, which is `scale` in the first round, and found from then on.  Less noise asks where the denoiser is sure
@@ -49,21 +52,23 @@ def control_from(
     require(lambda scale, noise, floor: (scale > 0) & (noise > 0) & (floor > 0), "scale, noise and floor must be positive",
             scale=scale, noise=noise, floor=floor)  # fmt: skip
     require(lambda rounds: rounds >= 1, "rounds must be positive", rounds=rounds)
+    count = count_of_axes(axes, np.prod(jnp.shape(eps)[1:], dtype=int))
     rows = jnp.asarray(eps).reshape(len(eps), -1)
     cast = lambda leaf: jnp.asarray(leaf, rows.dtype)  # noqa: E731
     (n, d), ask = rows.shape, jax.jit(denoise)
-    mean, axes, variances = np.zeros(d), np.eye(d), np.full(d, scale**2)
+    mean, turned, variances = np.zeros(d), np.eye(d), np.full(d, scale**2)
     for _ in range(rounds):
         level = noise * np.mean(variances**2) ** 0.25
         t = clocks.within(clocks.time_at(schedule, jnp.asarray(-2 * np.log(level), rows.dtype)))
         p = at(schedule, t)
         spread = np.sqrt(p.alpha**2 * variances + p.sigma**2)
-        z = p.alpha * cast(mean)[None] + dot(rows, cast(spread[:, None] * axes.T))
+        z = p.alpha * cast(mean)[None] + dot(rows, cast(spread[:, None] * turned.T))
         x0 = ask(z.reshape(jnp.shape(eps)), t).reshape(n, d)
         require(lambda x0: jnp.isfinite(x0), "predictions must be finite", x0=x0)
         mean, cov = (np.asarray(part, np.float64) for part in regressed(x0, z, p, jnp.full((n, 1), 1 / n, rows.dtype)))
-        variances, axes = np.linalg.eigh((cov + cov.T) / 2)
+        variances, turned = np.linalg.eigh((cov + cov.T) / 2)
         require(lambda variance, scale: variance > 0, "predictions must rise with z, and more slowly than z/alpha: is scale far too small?",
                 variance=variances.mean(), scale=scale)  # fmt: skip
-        variances = floored(variances, floor)
-    return Control(cast(mean).reshape(jnp.shape(eps)[1:]), cast(variances), cast(axes))
+        every, variances = variances, floored(variances, variances.mean(), d, floor)
+    variances = floored(every[-count:], every.mean(), d, floor)
+    return Control(cast(mean).reshape(jnp.shape(eps)[1:]), cast(variances), cast(turned[:, -count:]))

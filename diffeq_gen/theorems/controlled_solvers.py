@@ -80,6 +80,31 @@ def one_clock_for_all_directions(schedule, mean, spread, axis, z, t):
     return left, _rates(one, lambda p: network_output(control, _predict(z, t), z, p)[0], schedule, z, t)[1]
 
 
+@theorem(source="derived; probabilistic principal components, Tipping and Bishop 1999", schedule=smooth_schedules, mean=vectors(3),
+         spread=vectors(2), axis=vectors(3), z=vectors(3), cases=100)  # fmt: skip
+def few_axes_are_all_of_them_where_the_rest_have_one_variance(schedule, mean, spread, axis, z):
+    """The jump and every step along one axis, and by one variance beyond it, are those of a whole basis that says this twice."""
+    return _few_and_all(schedule, z, mean, _variances(spread), _mirror(axis))
+
+
+def _few_and_all(schedule, z, mean, variances, basis, beyond=1):
+    """(with the first column alone, with all): the jump and three steps."""
+    few = Control(mean, variances[jnp.array([0, beyond])], basis[:, :1])
+    whole = Control(mean, variances[jnp.array([0, 1, 1])], basis)
+    grid = jnp.asarray(TIMES[[0, 2, 3, 4]], z.dtype)
+    ends = [
+        (jump(one, schedule, z, grid[0], grid[-1]), _run(controlled(_predict, schedule, one), z, grid))
+        for one in (few, whole)
+    ]
+    return tuple(ends)
+
+
+@few_axes_are_all_of_them_where_the_rest_have_one_variance.near_miss
+def beyond_it_the_variance_of_the_axis(schedule, mean, spread, axis, z):
+    """One variance for all."""
+    return _few_and_all(schedule, z, mean, _variances(spread), _mirror(axis), beyond=0)
+
+
 @theorem(source="Karras et al. 2022, Eq. 7", schedule=schedules, z=vectors(3), scale=positive("standard deviations", 0.1, 10.0),
          t=times, cases=300)  # fmt: skip
 def control_of_one_scale_is_edm(schedule, z, scale, t):

@@ -7,10 +7,12 @@ import pytest
 
 from diffeq_gen import samplers, schedules
 from diffeq_gen.samplers.control import network_output
+from diffeq_gen.samplers.mixture import Components
 from diffeq_gen.schedules import at
 from diffeq_gen.types import Point
 
 FLOW = schedules.Flow()
+KNOWN = Components(jnp.ones(1), jnp.zeros((1, 3)), jnp.eye(3)[None], jnp.ones((1, 3)))
 
 
 def plain():
@@ -32,11 +34,10 @@ def test_moments_are_those_of_the_points():
     )
 
 
-def test_two_points_are_enough_and_equal_ones_leave_a_variance():
+def test_two_points_are_enough():
     two = samplers.control_of(jnp.array([[1.0, 2.0], [3.0, 2.0]]))
     np.testing.assert_allclose(two.mean, [2.0, 2.0])
     np.testing.assert_allclose(two.variances, [0.01 * 0.5, 1.0], rtol=1e-6)
-    assert np.all(samplers.control_of(jnp.ones((3, 2)), mixture=False).variances > 0)
 
 
 def test_scalar_variance_needs_no_basis():
@@ -103,55 +104,79 @@ def test_times_are_cut_to_what_the_schedule_reaches():
 
 
 def turn(seed, width):
-    return np.linalg.qr(np.random.default_rng(seed).standard_normal((width, width)))[0].astype(np.float32)
+    return np.linalg.qr(np.random.default_rng(seed).standard_normal((width, width)))[0]
 
 
-def test_axes_of_each_axis_are_their_kronecker_product():
-    """Rows, columns and channels by a matrix of their own, or all at once by the matrix of 24 that numpy makes of the three."""
-    parts, rng = (turn(0, 3), turn(1, 4), turn(2, 2)), np.random.default_rng(3)
-    variances = jnp.asarray(rng.uniform(0.5, 2.0, 24), jnp.float32)
-    mean, z = (jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in ((3, 4, 2), (5, 3, 4, 2)))
-    apart = samplers.Control(mean, variances, tuple(map(jnp.asarray, parts)))
-    whole = samplers.Control(mean, variances, jnp.asarray(np.kron(np.kron(parts[0], parts[1]), parts[2])))
-    p = at(FLOW, jnp.asarray(0.4))
-    np.testing.assert_allclose(apart.whiten(z, p), whole.whiten(z, p), atol=2e-6)
-    y = jnp.asarray(rng.standard_normal((5, 24)), jnp.float32)
-    np.testing.assert_allclose(apart.colour(y, z, p), whole.colour(y, z, p), atol=2e-6)
-    np.testing.assert_allclose(apart.colour(apart.whiten(z, p), z, p), z, atol=2e-6)
-    jumped = [jax.jit(lambda z, one=one: samplers.jump(one, FLOW, z, 1.0, 0.4))(z) for one in (apart, whole)]
+def few_and_all():
+    """Two axes of twelve and one variance beyond them; and all twelve, ten of that variance."""
+    basis, rng = turn(0, 12), np.random.default_rng(3)
+    mean = jnp.asarray(rng.standard_normal((3, 4)))
+    few = samplers.Control(mean, jnp.array([3.0, 0.5, 0.2]), jnp.asarray(basis[:, :2]))
+    return few, samplers.Control(mean, jnp.array([3.0, 0.5] + [0.2] * 10), jnp.asarray(basis))
+
+
+def test_few_axes_are_all_of_them_where_the_rest_have_one_variance():
+    few, whole = few_and_all()
+    z, p = jnp.asarray(np.random.default_rng(4).standard_normal((5, 3, 4))), at(FLOW, jnp.asarray(0.4))
+    y = few.whiten(z, p)
+    assert y.shape == (5, 14) and few.width == 14 and whole.width == 12
+    np.testing.assert_allclose(y[:, :2], whole.whiten(z, p)[:, :2], atol=2e-6)
+    np.testing.assert_allclose(y[:, 2:], whole.whiten(z, p)[:, 2:] @ whole.basis[:, 2:].T, atol=2e-6)
+    np.testing.assert_allclose(few.colour(y, z, p), z, atol=2e-6)
+    for one in (few, whole):
+        np.testing.assert_allclose(one.mean_of(jnp.square), (9 + 0.25 + 10 * 0.04) / 12, rtol=1e-6)
+    np.testing.assert_allclose(*(samplers.control_times(one, FLOW, 5) for one in (few, whole)), rtol=1e-6)
+    jumped = [jax.jit(lambda z, one=one: samplers.jump(one, FLOW, z, 1.0, 0.4))(z) for one in (few, whole)]
     np.testing.assert_allclose(*jumped, atol=4e-6)
 
 
-def test_separable_axes_are_found_in_points_that_have_them():
-    """Points whose rows, columns and channels are turned by matrices of their own: each is found, and the coefficients' variances."""
-    parts, rng = (turn(0, 3), turn(1, 4), turn(2, 2)), np.random.default_rng(4)
-    stds = np.einsum("a,b,c->abc", [3.0, 2.0, 1.0], [4.0, 2.0, 1.0, 0.5], [1.5, 0.5])
-    points = np.einsum("nabc,ia,jb,kc->nijk", rng.standard_normal((8000, 3, 4, 2)) * stds, *parts) + 7
-    control = samplers.control_of(jnp.asarray(points, jnp.float32), mixture=False, separable=True, floor=1e-3)
-    assert [one.shape for one in control.basis] == [(3, 3), (4, 4), (2, 2)]
-    for found, part in zip(control.basis, parts, strict=True):
-        np.testing.assert_allclose(np.abs(np.asarray(found).T @ part), np.eye(len(part))[::-1], atol=0.03)
-    np.testing.assert_allclose(control.variances.reshape(3, 4, 2)[::-1, ::-1, ::-1], stds**2, rtol=0.1)
-    turned = np.einsum("nijk,ia,jb,kc->nabc", points - points.mean(0), *map(np.asarray, control.basis)).reshape(
-        len(points), -1
-    )
-    np.testing.assert_allclose(control.variances, np.mean(turned**2, axis=0), rtol=1e-4)
-    rows = np.moveaxis(points - points.mean(0), 2, -1).reshape(-1, 4)
-    np.testing.assert_allclose(
-        np.abs(np.linalg.eigh(rows.T @ rows)[1].T @ np.asarray(control.basis[1])), np.eye(4), atol=1e-3
-    )
+@pytest.mark.parametrize("eta", [0.0, 0.7])
+def test_few_axes_are_all_of_them_in_every_step(eta):
+    """The lengths by which terms are judged among them: the same series is cut at the same term."""
+    denoise, key = lambda z, t: jnp.tanh(3 * z) * t, jax.random.key(5)
+    z, times = 2 * jax.random.normal(key, (6, 3, 4)), jnp.linspace(1.0, 0.05, 6)
+    ends = [
+        samplers.sample(key, samplers.controlled(denoise, FLOW, one, eta=eta, jumped=False), z, times)
+        for one in few_and_all()
+    ]
+    np.testing.assert_allclose(*ends, atol=3e-5)
 
 
-def test_large_samples_get_axes_of_each_axis_and_no_mixture():
-    points = np.random.default_rng(5).standard_normal((40, 33, 32)).astype(np.float32)
-    control = samplers.control_of(jnp.asarray(points))
-    assert [one.shape for one in control.basis] == [(33, 33), (32, 32)] and control.known is None
-    just = samplers.control_of(jnp.asarray(points.reshape(-1)[: 2 * 1025].reshape(2, 41, 25)))
-    assert [one.shape for one in just.basis] == [(41, 41), (25, 25)]
-    small = samplers.control_of(jnp.asarray(points[:, :32, :32]), separable=None)
-    assert small.basis.shape == (1024, 1024)
-    forced = samplers.control_of(jnp.asarray(points[:, :4, :3]), separable=True, mixture=False)
-    assert [one.shape for one in forced.basis] == [(4, 4), (3, 3)]
+def test_a_scalar_is_the_variance_of_every_direction_whatever_the_axes():
+    few, none = (samplers.Control(jnp.zeros(12), 0.3, basis) for basis in (jnp.asarray(turn(0, 12)[:, :2]), None))
+    z, p = jnp.arange(24.0).reshape(2, 12), at(FLOW, jnp.asarray(0.4))
+    np.testing.assert_allclose(few.colour(few.whiten(z, p), z, p), z, rtol=1e-5)
+    np.testing.assert_allclose(few.mean_of(jnp.square), none.mean_of(jnp.square))
+    assert few.roots().shape == (1, 1)
+
+
+def test_few_axes_are_the_principal_ones_and_the_rest_have_their_mean_variance():
+    """The largest of numpy's singular vectors; with n points there are n - 1 at most."""
+    rng, stds = np.random.default_rng(4), np.linspace(1, 3, 20) ** 2
+    points = (rng.standard_normal((400, 20)) * stds) @ turn(1, 20).T + 7
+    with jax.enable_x64(True):
+        control = samplers.control_of(jnp.asarray(points).reshape(400, 4, 5), axes=3)
+        _, values, axes = np.linalg.svd(points - points.mean(0), full_matrices=False)
+        variances = values**2 / 400
+        assert control.mean.shape == (4, 5) and control.basis.shape == (20, 3) and control.known is None
+        np.testing.assert_allclose(np.abs(axes[:3] @ np.asarray(control.basis)), np.eye(3)[::-1], atol=1e-9)
+        np.testing.assert_allclose(control.variances, [*variances[2::-1], variances[3:].mean()], rtol=1e-9)
+        high = samplers.control_of(jnp.asarray(points), axes=3, floor=1.0)
+        np.testing.assert_allclose(high.variances[-1], variances.mean(), rtol=1e-9)
+        two = samplers.control_of(jnp.asarray(points[:3]), axes=19)
+        assert two.basis.shape == (20, 2)
+        np.testing.assert_allclose(two.variances[-1], 0.01 * np.var(points[:3], axis=0).mean(), rtol=1e-9)
+    assert samplers.control_of(jnp.asarray(points[:3], jnp.float32), axes=20, mixture=False).basis.shape == (20, 20)
+
+
+def test_large_samples_get_32_axes_and_no_mixture():
+    points = jnp.asarray(np.random.default_rng(5).standard_normal((40, 257)), jnp.float32)
+    assert samplers.control_of(points).basis.shape == (257, 32)
+    assert samplers.control_of(points[:, :256], mixture=False).basis.shape == (256, 256)
+    assert samplers.control_of(points, axes=300).basis.shape == (257, 257)
+    assert samplers.control_of(points[:20]).basis.shape == (257, 19)
+    one = samplers.control_of(points, seed=1)
+    np.testing.assert_allclose(one.variances, samplers.control_of(points).variances, rtol=1e-5)
 
 
 def test_mixture_is_tried_up_to_256_dimensions(monkeypatch):
@@ -160,6 +185,7 @@ def test_mixture_is_tried_up_to_256_dimensions(monkeypatch):
     points = jnp.asarray(np.random.default_rng(6).standard_normal((10, 257)), jnp.float32)
     samplers.control_of(points)
     samplers.control_of(points[:, :256], mixture=False)
+    samplers.control_of(points[:, :256], axes=255)
     assert samplers.control_of(points[:, :256], seed=3).known is None and asked == [((10, 256), 3)]
     samplers.control_of(points[:, :256])
     assert asked[1:] == [((10, 256), 0)]
@@ -170,13 +196,18 @@ def test_mixture_is_tried_up_to_256_dimensions(monkeypatch):
     [
         (lambda: samplers.Control(jnp.zeros(2), jnp.ones(3)), r"variances must be a scalar or of shape \(2,\), got variances=\(3,\)"),
         (lambda: samplers.Control(jnp.zeros(2), jnp.array([1.0, 0.0])), "variances must be positive, got"),
-        (lambda: samplers.Control(jnp.zeros(2), 1.0, jnp.eye(3)), r"basis must be of shape \(2, 2\), got basis=\(3, 3\)"),
+        (lambda: samplers.Control(jnp.zeros(2), 1.0, jnp.eye(3)), r"basis must be of shape \(2, r\), 1 <= r <= 2, got basis=\(3, 3\)"),
+        (lambda: samplers.Control(jnp.zeros(2), 1.0, jnp.eye(3)[:2]), r"basis must be of shape \(2, r\), .*, got basis=\(2, 3\)"),
+        (lambda: samplers.Control(jnp.zeros(2), 1.0, jnp.zeros((2, 0))), r", got basis=\(2, 0\)"),
+        (lambda: samplers.Control(jnp.zeros(2), 1.0, jnp.ones(2)), r", got basis=\(2,\)"),
+        (lambda: samplers.Control(jnp.zeros(3), jnp.ones(3), jnp.eye(3)[:, :1]), r"a scalar or of shape \(2,\), got variances=\(3,\)"),
+        (lambda: samplers.Control(jnp.zeros(3), jnp.ones(2), jnp.eye(3)[:, :1], KNOWN), "a mixture needs every axis, got .*, axes=1"),
         (lambda: samplers.control_of(jnp.zeros(5)), r"points must be \(n, \*event\), n at least two, got points=\(5,\)"),
         (lambda: samplers.control_of(jnp.zeros((1, 5))), "n at least two"),
         (lambda: samplers.control_of(jnp.zeros((3, 2), jnp.int32)), "points must be real numbers, got"),
         (lambda: samplers.control_of(jnp.zeros((3, 2)), floor=0.0), "floor must be positive, got floor=0.0"),
-        (lambda: samplers.Control(jnp.zeros((2, 3)), 1.0, (jnp.eye(2), jnp.eye(2))), r"got basis=\(\(2, 2\), \(2, 2\)\)"),
-        (lambda: samplers.Control(jnp.zeros((2, 3)), 1.0, (jnp.eye(2),)), r"basis must be matrices of shapes \(\(2, 2\), \(3, 3\)\)"),
+        (lambda: samplers.control_of(jnp.zeros((3, 2)), axes=0), "axes must be positive, got axes=0"),
+        (lambda: samplers.control_of(jnp.ones((3, 2))), "points must differ, got variance=0.0"),
         (lambda: samplers.control_times(plain(), FLOW, 0), "a grid needs at least one step, got n=0"),
         (lambda: samplers.control_times(plain(), FLOW, 0.75), "a grid needs at least one step, got n=0.75"),
         (lambda: samplers.control_times(plain(), FLOW, 4, middle=0.0), "middle must be positive, got middle=0.0"),

@@ -67,6 +67,17 @@ def test_of_gaussian_data_a_few_draws_tell_all(schedule, options, in_float64):
     assert np.all(np.diff(control.variances) >= 0)
 
 
+def test_axes_beyond_the_largest_have_their_mean_variance(in_float64):
+    """As of `control_of`; every round asks in all of them."""
+    schedule, values = schedules.Flow(), np.linalg.eigvalsh(COV)
+    control = samplers.control_from(gaussian(schedule), schedule, draws(6, 2, 2), axes=1, floor=1e-3)
+    np.testing.assert_allclose(control.variances, [values[-1], values[:-1].mean()], rtol=1e-9)
+    assert control.basis.shape == (4, 1)
+    np.testing.assert_allclose(COV @ control.basis, values[-1] * control.basis, atol=1e-9)
+    high = samplers.control_from(gaussian(schedule), schedule, draws(6, 2, 2), axes=1, floor=1.0)
+    np.testing.assert_allclose(high.variances[-1], values.mean(), rtol=1e-9)
+
+
 def test_one_step_of_any_length_is_then_the_flow_of_the_data(in_float64):
     schedule = schedules.Flow()
     denoise = gaussian(schedule)
