@@ -15,20 +15,10 @@ import jax.numpy as jnp
 from diffeq_gen import clocks
 from diffeq_gen.predictions import convert, data, noise
 from diffeq_gen.schedules import at
-from diffeq_gen.types import Denoiser, Key, Sample, Schedule, Time
+from diffeq_gen.traces import divergence
+from diffeq_gen.types import Denoiser, Key, Sample, Schedule
 
-__all__ = ["bits_per_dim", "divergence", "elbo", "log_prob"]
-
-
-def divergence(denoise: Denoiser, z: Sample, t: Time) -> tuple[Sample, jax.Array]:
-    """(x0_hat, trace of d x0_hat/dz), exactly: one jvp for each dimension, all at once."""
-    flat, shape = z.reshape(-1), z.shape
-
-    def read(flat: Sample) -> Sample:
-        return denoise(flat.reshape(shape), t).reshape(-1)
-
-    x0, push = jax.linearize(read, flat)
-    return x0.reshape(shape), jnp.trace(jax.vmap(push)(jnp.eye(flat.size, dtype=z.dtype)))
+__all__ = ["bits_per_dim", "elbo", "log_prob"]
 
 
 def log_prob(
@@ -52,7 +42,7 @@ def log_prob(
         t, c = clocks.time_at(schedule, log_snr), cosine(log_snr)
         alpha, sigma = schedule(t)
         norm = jnp.sqrt(alpha**2 + sigma**2)
-        x0_hat, trace = divergence(lambda z, t: denoise(norm * z, t), state[0], t)
+        x0_hat, trace = divergence(lambda z: denoise(norm * z, t), state[0])
         return c / 2 * (x0_hat - c * state[0]), c / 2 * (trace - c * x0.size)
 
     def step(
