@@ -124,7 +124,7 @@ def test_few_axes_are_all_of_them_where_the_rest_have_one_variance():
     np.testing.assert_allclose(y[:, 2:], whole.whiten(z, p)[:, 2:] @ whole.basis[:, 2:].T, atol=2e-6)
     np.testing.assert_allclose(few.colour(y, z, p), z, atol=2e-6)
     for one in (few, whole):
-        np.testing.assert_allclose(one.mean_of(jnp.square), (9 + 0.25 + 10 * 0.04) / 12, rtol=1e-6)
+        np.testing.assert_allclose(one.mean_of(jnp.square), (9 + 0.25 + 10 * 0.04) / 12, rtol=1e-12)
     np.testing.assert_allclose(*(samplers.control_times(one, FLOW, 5) for one in (few, whole)), rtol=1e-6)
     jumped = [jax.jit(lambda z, one=one: samplers.jump(one, FLOW, z, 1.0, 0.4))(z) for one in (few, whole)]
     np.testing.assert_allclose(*jumped, atol=4e-6)
@@ -163,6 +163,10 @@ def test_few_axes_are_the_principal_ones_and_the_rest_have_their_mean_variance()
         np.testing.assert_allclose(control.variances, [*variances[2::-1], variances[3:].mean()], rtol=1e-9)
         high = samplers.control_of(jnp.asarray(points), axes=3, floor=1.0)
         np.testing.assert_allclose(high.variances[-1], variances.mean(), rtol=1e-9)
+        one = samplers.control_of(jnp.asarray(points), axes=1)
+        np.testing.assert_allclose(one.variances, [variances[0], variances[1:].mean()], rtol=1e-9)
+        tiny = samplers.control_of(1e-6 * jnp.asarray(points[:3]), axes=19)
+        np.testing.assert_allclose(tiny.variances[-1], 1e-14 * np.var(points[:3], axis=0).mean(), rtol=1e-9)
         two = samplers.control_of(jnp.asarray(points[:3]), axes=19)
         assert two.basis.shape == (20, 2)
         np.testing.assert_allclose(two.variances[-1], 0.01 * np.var(points[:3], axis=0).mean(), rtol=1e-9)
@@ -188,7 +192,9 @@ def test_mixture_is_tried_up_to_256_dimensions(monkeypatch):
     samplers.control_of(points[:, :256], axes=255)
     assert samplers.control_of(points[:, :256], seed=3).known is None and asked == [((10, 256), 3)]
     samplers.control_of(points[:, :256])
-    assert asked[1:] == [((10, 256), 0)]
+    samplers.control_of(points, axes=257)
+    samplers.control_of(points[:, :100])
+    assert asked[1:] == [((10, 256), 0), ((10, 100), 0)]
 
 
 @pytest.mark.parametrize(
