@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from diffeq_gen.clocks import time_at
 from diffeq_gen.coordinates import STRAIGHT, Coordinate, time_on
 from diffeq_gen.equations import probability_flow, reverse_sde
+from diffeq_gen.likelihood import Rate, Solve, State
 from diffeq_gen.schedules import at
 from diffeq_gen.types import Denoiser, Memory, Point, Sample, Sampler, Schedule, Time, require
 
@@ -27,7 +28,7 @@ try:
 except ModuleNotFoundError as missing:
     raise ImportError("diffeq_gen.adapters needs diffrax: pip install 'diffeq-gen[solvers]'") from missing
 
-__all__ = ["ode", "sde"]
+__all__ = ["ode", "sde", "solve"]
 
 CONSTANT, CHECKPOINTED = diffrax.ConstantStepSize(), diffrax.RecursiveCheckpointAdjoint()
 
@@ -125,6 +126,42 @@ def sde(
         return _in_equal_steps(noise.reshape(steps, rows, *y.shape), solver, terms, y)
 
     return _sampler(denoise, schedule, coordinate, solve, log_snr_max, noises=steps * rows)
+
+
+def solve(
+    solver: diffrax.AbstractSolver, *, steps: int = 32, controller: diffrax.AbstractStepSizeController = CONSTANT,
+    adjoint: diffrax.AbstractAdjoint = CHECKPOINTED, max_steps: int = 4096,
+) -> Solve:  # fmt: skip
+    """The `solve` of `likelihood.encode` and `decode` by a solver of diffrax for one equation, in equal `steps` or by a controller.
+
+    The state is nan where `max_steps` do not reach the end.
+    Raises: ValueError where the solver takes noise or several terms, or an option is out of its range; where the state is nan, if
+    that is known.  TypeError where the solver is none of diffrax.
+    Theorems: instantaneous-change-of-variables.
+    """
+    _require_solver(solver, steps)
+    single = solver.term_structure is diffrax.AbstractTerm
+    require(lambda solver: single, "the solver must be for an ODE of one term", solver=solver)
+    require(lambda max_steps: max_steps >= 1, "max_steps must be at least 1", max_steps=max_steps)
+    constant = isinstance(controller, diffrax.ConstantStepSize)
+
+    def solved(rate: Rate, state: State, start: jax.Array, end: jax.Array) -> State:
+        solution = diffrax.diffeqsolve(
+            diffrax.ODETerm(lambda theta, state, args: rate(theta, state)), solver, start, end,
+            (end - start) / steps if constant else None, state, stepsize_controller=controller, adjoint=adjoint,
+            max_steps=steps + 1 if constant else max_steps, throw=False,
+        )  # fmt: skip
+        reached = solution.result == diffrax.RESULTS.successful
+        require(
+            lambda reached, start, end: reached,
+            "the solver did not reach the end",
+            reached=reached,
+            start=start,
+            end=end,
+        )
+        return jax.tree.map(lambda leaf: jnp.where(reached, leaf[0], jnp.nan), solution.ys)
+
+    return solved
 
 
 class _Increments(diffrax.AbstractPath):

@@ -1,70 +1,168 @@
 """Likelihood: exactly by the probability flow, in expectation by the ELBO.
 
-    d log p_t(z_t)/dt = -div u       =>   log p(x0) = log p_1(z_1) + int_0^1 div u dt              Chen et al. 2018; Song et al. 2021
+    d log p(y)/dtheta = -div dy/dtheta along the flow      =>     log p(x0), from noise N(0, I)    Chen et al. 2018; Song et al. 2021
     -log p(x0) <= KL(q(z_1 | x0) | N) + 1/2 int E|eps - eps_hat|^2 d lambda + E[-log p(x0 | z_0)]  Kingma et al. 2021, Eq. 11
 
-Both run in the clock of log-SNR, between the ends of `clocks.log_snr_range`: at the clean end the model is
+The flow is that of `samplers.control`: in the whitened state y, and in the angle theta of the data's scale, it stands still on
+Gaussian data of the control's moments, and its slope is smooth from no data to no noise: few steps tell many digits.  The ELBO
+runs in log-SNR, between the ends of `clocks.log_snr_range`: at the clean end the model is
 p(x0 | z) = N(z/alpha, e^{-lambda_max} I), at the noisy end N(0, alpha^2 + sigma^2).  All in nats; `bits_per_dim` converts.
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from diffeq_gen import clocks
 from diffeq_gen.predictions import convert, data, noise
+from diffeq_gen.samplers.control import Control, whitened_output
 from diffeq_gen.schedules import at
-from diffeq_gen.traces import divergence
-from diffeq_gen.types import Denoiser, Key, Sample, Schedule
+from diffeq_gen.traces import divergence, estimated
+from diffeq_gen.types import Denoiser, Key, Point, Sample, Schedule, require
 
-__all__ = ["bits_per_dim", "elbo", "log_prob"]
+__all__ = ["Rate", "Solve", "State", "bits_per_dim", "decode", "elbo", "encode", "log_prob", "rates"]
 
 
-def log_prob(
-    denoise: Denoiser, schedule: Schedule, x0: Sample, *, steps: int = 32,
-    log_snr_min: float = -12.0, log_snr_max: float = 12.0,
-) -> jax.Array:  # fmt: skip
-    """log p(x0) in nats, of one sample: the probability flow in log-SNR by the classical Runge-Kutta rule, with exact divergence.
+State = tuple[Sample, jax.Array]
+"""A sample, and a number that is gathered along with it."""
+Rate = Callable[[jax.Array, State], State]
+"""(theta, state) -> d state/dtheta."""
+Solve = Callable[[Rate, State, jax.Array, jax.Array], State]
+"""(rate, state, start, end) -> the state at the end, start and end in either order."""
 
-    In z/sqrt(alpha^2 + sigma^2), with c^2 = sigmoid(lambda), the flow is dz/d lambda = c (x0_hat - c z)/2, whose slope fades at
-    both ends, and log p changes by -(c/2)(tr(d x0_hat/dz) - c d) d lambda: no schedule is left in it.  The start is x0 itself at
-    log_snr_max, as the law of x0 blurred by e^{-log_snr_max/2}: data without such a blur need dequantisation, or a larger
-    log_snr_max.  Four evaluations a step, each with d directional derivatives; the error falls as steps^-4.
+
+def rates(denoise: Denoiser, schedule: Schedule, control: Control, *, probes: Sample | None = None) -> Rate:
+    """d(y, l)/dtheta along the flow of one sample y = C_t^{-1/2} (z - alpha m), C_t = alpha^2 C + sigma^2, of the control's N(m, C).
+
+        dy/dtheta = sum_i u_i u_i^T F k_i/(cos^2 theta + k_i^2 sin^2 theta),      k_i^2 = c_i/c,  tan theta = sqrt(c) alpha/sigma
+        dl/dtheta = tr of its Jacobian
+
+    along the axes u_i of C, c = (tr C^2/d)^{1/2}.  Both are zero on Gaussian data of these moments.  The trace costs d directional
+    derivatives, or one for each of the `probes` (k, *event), and is then an estimate.
+    Theorems: angle-is-the-clock-of-any-schedule, instantaneous-change-of-variables.
     """
-    low, high = clocks.log_snr_range(schedule, log_snr_min=log_snr_min, log_snr_max=log_snr_max)
-    ladder = jnp.linspace(high, low, steps + 1).astype(x0.dtype)
 
-    def cosine(log_snr: jax.Array) -> jax.Array:
-        return jnp.exp(-jax.nn.softplus(-log_snr) / 2)
+    def slope(theta: jax.Array, y: Sample) -> Sample:
+        p = _point(schedule, control, theta)
+        z = control.colour(control.rows(y), y, p)
+        _, output = whitened_output(control, denoise(z, p.t), z, p)
+        share = control.roots() / _root(control)
+        turned = output * share / (jnp.square(jnp.cos(theta)) + jnp.square(share * jnp.sin(theta)))
+        return control.across(turned).reshape(y.shape)
 
-    def slope(log_snr: jax.Array, state: tuple[Sample, jax.Array]) -> tuple[Sample, jax.Array]:
-        t, c = clocks.time_at(schedule, log_snr), cosine(log_snr)
-        alpha, sigma = schedule(t)
-        norm = jnp.sqrt(alpha**2 + sigma**2)
-        x0_hat, trace = divergence(lambda z: denoise(norm * z, t), state[0])
-        return c / 2 * (x0_hat - c * state[0]), c / 2 * (trace - c * x0.size)
+    def rate(theta: jax.Array, state: State) -> State:
+        along = lambda y: slope(theta, y)  # noqa: E731
+        return divergence(along, state[0]) if probes is None else estimated(along, state[0], probes)
 
-    def step(
-        state: tuple[Sample, jax.Array], pair: tuple[jax.Array, jax.Array]
-    ) -> tuple[tuple[Sample, jax.Array], None]:
-        here, there = pair
-        h, middle = there - here, (here + there) / 2
-        first = slope(here, state)
-        second = slope(middle, _moved(state, h / 2, first))
-        third = slope(middle, _moved(state, h / 2, second))
-        last = slope(there, _moved(state, h, third))
-        for weight, part in ((1, first), (2, second), (2, third), (1, last)):
-            state = _moved(state, weight * h / 6, part)
-        return state, None
-
-    first = cosine(ladder[0])
-    (z, gained), _ = jax.lax.scan(step, (first * x0, jnp.zeros((), x0.dtype)), (ladder[:-1], ladder[1:]))
-    prior = -jnp.sum(z**2) / 2 - x0.size / 2 * math.log(2 * math.pi)
-    return prior + gained + x0.size * jnp.log(first)
+    return rate
 
 
-def _moved(state: tuple[Sample, jax.Array], h: jax.Array, slope: tuple[Sample, jax.Array]) -> tuple[Sample, jax.Array]:
+def encode(
+    denoise: Denoiser, schedule: Schedule, x0: Sample, *, steps: int = 32, solve: Solve | None = None, control: Control | None = None,
+    probes: Sample | None = None, log_snr_min: float = -12.0, log_snr_max: float = 12.0,
+) -> tuple[Sample, jax.Array]:  # fmt: skip
+    """(y, log p(x0) in nats): the noise that the probability flow makes of one sample, and its density by the change of variables.
+
+        log p(x0) = log N(y_low; 0, I) - int div (dy/dtheta) dtheta - log|C_high^{1/2}| + d log alpha_high
+
+    by the classical Runge-Kutta rule in theta, four evaluations a step, whose error falls as steps^-4; or by `solve`, any of
+    diffrax's as `adapters.solve` makes it.  The start is x0 itself at log_snr_max, as the law of x0 blurred by e^{-log_snr_max/2}:
+    data without such a blur need dequantisation, or a larger log_snr_max.  The end is taken for N(0, I), which errs by O(theta^3) where
+    m and C are the moments of the data, by O(theta) elsewhere.  Left out, the control is N(0, I).
+    Raises: ValueError where steps is not positive.
+    Theorems: likelihood-is-exact-for-gaussians, instantaneous-change-of-variables.
+    """
+    solve = _classical(steps) if solve is None else solve
+    control = _plain(x0) if control is None else control
+    start, end = _ends(schedule, control, log_snr_min, log_snr_max, x0.dtype)
+    p = _point(schedule, control, start)
+    y = control.across(control.whiten(p.alpha * x0, p)).reshape(x0.shape)
+    y, gained = solve(rates(denoise, schedule, control, probes=probes), (y, jnp.zeros((), y.dtype)), start, end)
+    return y, _log_normal(y) + gained - _log_volume(control, p, x0.size)
+
+
+def decode(
+    denoise: Denoiser, schedule: Schedule, y: Sample, *, steps: int = 32, solve: Solve | None = None, control: Control | None = None,
+    probes: Sample | None = None, log_snr_min: float = -12.0, log_snr_max: float = 12.0,
+) -> tuple[Sample, jax.Array]:  # fmt: skip
+    """(x0, log p(x0) in nats) of noise y ~ N(0, I): the way back of `encode`, with the density of where it ends.
+
+    Raises: ValueError where steps is not positive.
+    Theorems: likelihood-is-exact-for-gaussians, instantaneous-change-of-variables.
+    """
+    solve = _classical(steps) if solve is None else solve
+    control = _plain(y) if control is None else control
+    end, start = _ends(schedule, control, log_snr_min, log_snr_max, y.dtype)
+    p = _point(schedule, control, end)
+    moved, lost = solve(rates(denoise, schedule, control, probes=probes), (y, jnp.zeros((), y.dtype)), start, end)
+    x0 = control.colour(control.rows(moved), moved, p) / p.alpha
+    return x0, _log_normal(y) - lost - _log_volume(control, p, y.size)
+
+
+def log_prob(denoise: Denoiser, schedule: Schedule, x0: Sample, **options: Any) -> jax.Array:
+    """log p(x0) in nats, of one sample: what `encode`, whose options these are, says of it.
+
+    Theorems: likelihood-is-exact-for-gaussians, instantaneous-change-of-variables.
+    """
+    return encode(denoise, schedule, x0, **options)[1]
+
+
+def _plain(x0: Sample) -> Control:
+    return Control(jnp.zeros_like(x0), jnp.ones((), x0.dtype))
+
+
+def _root(control: Control) -> jax.Array:
+    """sqrt(c): the scale of the data."""
+    return control.mean_of(jnp.square) ** 0.25
+
+
+def _ends(schedule: Schedule, control: Control, low: float, high: float, dtype: jnp.dtype) -> list[jax.Array]:
+    """The angle where data are cleanest, and that where they are noisiest."""
+    low, high = clocks.log_snr_range(schedule, log_snr_min=low, log_snr_max=high)
+    return [jnp.arctan(_root(control) * jnp.exp(log_snr / 2)).astype(dtype) for log_snr in (high, low)]
+
+
+def _point(schedule: Schedule, control: Control, theta: jax.Array) -> Point:
+    log_snr = 2 * jnp.log(jnp.tan(theta) / _root(control).astype(theta.dtype))
+    return at(schedule, clocks.within(clocks.time_at(schedule, log_snr)))
+
+
+def _log_normal(y: Sample) -> jax.Array:
+    return -jnp.sum(jnp.square(y)) / 2 - y.size / 2 * math.log(2 * math.pi)
+
+
+def _log_volume(control: Control, p: Point, d: int) -> jax.Array:
+    """log |C_t^{1/2}/alpha|."""
+    wide = lambda variance: jnp.log(variance + jnp.square(p.sigma / p.alpha)) / 2  # noqa: E731
+    return d * control.mean_of(wide)
+
+
+def _classical(steps: int) -> Solve:
+    """The classical Runge-Kutta rule in equal steps."""
+    require(lambda steps: steps >= 1, "steps must be positive", steps=steps)
+
+    def solve(rate: Rate, state: State, start: jax.Array, end: jax.Array) -> State:
+        h = (end - start) / steps
+
+        def step(state: State, i: jax.Array) -> tuple[State, None]:
+            here = start + i * h
+            first = rate(here, state)
+            second = rate(here + h / 2, _moved(state, h / 2, first))
+            third = rate(here + h / 2, _moved(state, h / 2, second))
+            last = rate(here + h, _moved(state, h, third))
+            for weight, part in ((1, first), (2, second), (2, third), (1, last)):
+                state = _moved(state, weight * h / 6, part)
+            return state, None
+
+        return jax.lax.scan(step, state, jnp.arange(steps, dtype=h.dtype))[0]
+
+    return solve
+
+
+def _moved(state: State, h: jax.Array, slope: State) -> State:
     return jax.tree.map(lambda value, rate: value + h * rate, state, slope)
 
 

@@ -2,13 +2,14 @@
 
 import itertools
 
+import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.scipy import stats
 
-from diffeq_gen import clocks, exact, likelihood, traces
+from diffeq_gen import adapters, clocks, exact, likelihood, samplers, traces
 from diffeq_gen.equations import probability_flow
 from diffeq_gen.schedules import VP, Flow, at
 
@@ -75,33 +76,137 @@ def test_on_gaussian_data_it_is_the_law_of_the_closed_flow_map(schedule):
     np.testing.assert_allclose(read(x0), wanted, rtol=1e-9)  # (13/1000)^4 is 3e-8, times slopes of a hundredth
 
 
+CONTROL = samplers.Control(jnp.array([0.3, -0.1]), jnp.array([0.5, 1.2]), jnp.array([[0.6, 0.8], [-0.8, 0.6]]))
+
+
 @pytest.mark.parametrize("schedule", [Flow(), VP()], ids=repr)
 @pytest.mark.parametrize("steps", [1, 3])
-def test_each_step_is_the_classical_rule_on_the_probability_flow(schedule, steps):
-    """The same few large steps, with the field from `probability_flow` by the chain rule and its divergence by autodiff."""
+@pytest.mark.parametrize("control", [None, CONTROL], ids=["plain", "control"])
+def test_each_step_is_the_classical_rule_on_the_probability_flow(schedule, steps, control):
+    """The same few large steps in the angle, with the field from `probability_flow` by the chain rule through the whitening, written
+    with matrices, and its divergence by autodiff."""
     denoise, x0, low, high = exact.denoiser(WORLD, schedule), POINTS[0], -3.0, 2.0
     flow = probability_flow(denoise, schedule)
+    mean, cov = (
+        (np.zeros(2), np.eye(2))
+        if control is None
+        else (CONTROL.mean, CONTROL.basis @ jnp.diag(CONTROL.variances) @ CONTROL.basis.T)
+    )
+    c = float(np.sqrt(np.trace(cov @ cov) / 2))
 
-    def rates(log_snr, z):
-        p = at(schedule, clocks.time_at(schedule, log_snr))
+    def root(alpha, sigma):
+        """Of a 2 x 2 matrix, by Cayley and Hamilton."""
+        square = alpha**2 * cov + sigma**2 * jnp.eye(2)
+        size = jnp.sqrt(jnp.linalg.det(square))
+        return (square + size * jnp.eye(2)) / jnp.sqrt(jnp.trace(square) + 2 * size)
 
-        def field(z):
-            along = jax.jvp(lambda z, a, s: z / jnp.hypot(a, s), (jnp.hypot(p.alpha, p.sigma) * z, p.alpha, p.sigma),
-                            (flow(jnp.hypot(p.alpha, p.sigma) * z, p.t), p.alpha_dot, p.sigma_dot))[1]  # fmt: skip
-            return along / p.log_snr_dot
+    def rates(theta, y):
+        p = at(schedule, clocks.time_at(schedule, 2 * jnp.log(jnp.tan(theta)) - jnp.log(c)))
 
-        return np.append(field(z), jnp.trace(jax.jacfwd(field)(z)))
+        def field(y):
+            z = root(p.alpha, p.sigma) @ y + p.alpha * mean
+            white = lambda z, t: jnp.linalg.solve(root(*schedule(t)), z - schedule(t)[0] * mean)  # noqa: E731
+            along = jax.jvp(white, (z, p.t), (flow(z, p.t), jnp.ones_like(p.t)))[1]
+            angle = lambda t: jnp.arctan(jnp.sqrt(c) * schedule(t)[0] / schedule(t)[1])  # noqa: E731
+            return along / jax.grad(angle)(p.t)
 
-    h, c = (low - high) / steps, 1 / np.sqrt(1 + np.exp(-high))
-    state = np.append(c * x0, 0.0)
-    for here in high + h * np.arange(steps):
+        return np.append(field(y), jnp.trace(jax.jacfwd(field)(y)))
+
+    first, last = (np.arctan(np.sqrt(c) * np.exp(log_snr / 2)) for log_snr in (high, low))
+    h, (alpha, sigma) = (last - first) / steps, (np.sqrt(1 / (1 + np.exp(-high))), np.sqrt(1 / (1 + np.exp(high))))
+    state = np.append(np.linalg.solve(root(alpha, sigma), alpha * (x0 - mean)), 0.0)
+    for here in first + h * np.arange(steps):
         slopes = [rates(here, state[:2])]
         for share in (1 / 2, 1 / 2, 1.0):
             slopes.append(rates(here + share * h, (state + share * h * slopes[-1])[:2]))
         state = state + h * np.array([1, 2, 2, 1]) / 6 @ np.array(slopes)
-    wanted = np.sum(stats.norm.logpdf(state[:2])) + state[2] + 2 * np.log(c)
-    found = likelihood.log_prob(denoise, schedule, x0, steps=steps, log_snr_min=low, log_snr_max=high)
-    np.testing.assert_allclose(found, wanted, rtol=1e-12)
+    wanted = (
+        np.sum(stats.norm.logpdf(state[:2])) + state[2] - np.linalg.slogdet(root(alpha, sigma))[1] + 2 * np.log(alpha)
+    )
+    y, found = likelihood.encode(denoise, schedule, x0, steps=steps, log_snr_min=low, log_snr_max=high, control=control)
+    np.testing.assert_allclose(found, wanted, rtol=1e-8)
+    np.testing.assert_allclose(y, state[:2], rtol=1e-7)
+
+
+def test_decode_is_the_way_back_with_the_same_density():
+    """To the error of the steps, there and back; pictures keep their shape."""
+    denoise, ends = exact.denoiser(WORLD, Flow()), {"log_snr_min": -20.0, "log_snr_max": 9.0}
+    for control in (None, CONTROL):
+        settings = {"steps": 200, "control": control, **ends}
+        y, density = likelihood.encode(denoise, Flow(), POINTS[1], **settings)
+        x0, again = likelihood.decode(denoise, Flow(), y, **settings)
+        np.testing.assert_allclose(x0, POINTS[1], rtol=1e-6)
+        np.testing.assert_allclose(again, density, rtol=1e-6)
+        np.testing.assert_allclose(density, likelihood.log_prob(denoise, Flow(), POINTS[1], **settings))
+    picture = lambda z, t: denoise(z.ravel(), t).reshape(z.shape)  # noqa: E731
+    y, density = likelihood.encode(
+        picture, Flow(), POINTS[1].reshape(1, 2, 1), control=samplers.Control(jnp.zeros((1, 2, 1)), 1.0), **ends
+    )
+    assert y.shape == (1, 2, 1)
+    np.testing.assert_allclose(density, likelihood.encode(denoise, Flow(), POINTS[1], **ends)[1], rtol=1e-12)
+    assert likelihood.decode(picture, Flow(), y, **ends)[0].shape == (1, 2, 1)
+
+
+def test_few_axes_of_a_control_say_what_all_of_them_say():
+    basis = jnp.linalg.qr(jnp.asarray(np.random.default_rng(0).standard_normal((4, 4))))[0]
+    few = samplers.Control(jnp.full(4, 0.2), jnp.array([2.0, 0.5]), basis[:, :1])
+    whole = samplers.Control(jnp.full(4, 0.2), jnp.array([2.0, 0.5, 0.5, 0.5]), basis)
+    denoise, x0 = lambda z, t: jnp.tanh(z) * (1 - t), jnp.array([0.3, -0.2, 1.1, 0.5])
+    found = [likelihood.encode(denoise, VP(), x0, steps=3, control=one) for one in (few, whole)]
+    for few, whole in zip(*found, strict=True):
+        np.testing.assert_allclose(few, whole, rtol=1e-9)
+
+
+def test_probes_estimate_the_trace_without_bias():
+    """Over all four signs the mean of one step's densities is the exact one, for the state feels none of them; two orthogonal ones are it."""
+    denoise, settings = exact.denoiser(WORLD, VP()), {"steps": 4, "control": CONTROL}
+    known = likelihood.log_prob(denoise, VP(), POINTS[2], **settings)
+    signs = jnp.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+    each = [likelihood.log_prob(denoise, VP(), POINTS[2], probes=one[None], **settings) for one in signs]
+    np.testing.assert_allclose(np.mean(each), known, rtol=1e-12)
+    assert np.std(each) > 0.01
+    probes = traces.orthogonal_probes(jax.random.key(0), (2,), k=2)
+    np.testing.assert_allclose(
+        likelihood.log_prob(denoise, VP(), POINTS[2], probes=probes, **settings), known, rtol=1e-12
+    )
+
+
+def test_solvers_of_diffrax_in_equal_steps_and_in_chosen_ones():
+    """Heun's rule is not the classical one, but tends to it; a controller needs what it needs; ends may rise or fall."""
+    denoise, settings = exact.denoiser(WORLD, Flow()), {"control": CONTROL, "log_snr_max": 9.0}
+    read = lambda solve: float(likelihood.log_prob(denoise, Flow(), POINTS[2], solve=solve, **settings))  # noqa: E731
+    fine = float(likelihood.log_prob(denoise, Flow(), POINTS[2], steps=400, **settings))
+    heun = [abs(read(adapters.solve(diffrax.Heun(), steps=steps)) - fine) for steps in (20, 40)]
+    assert 3 < heun[0] / heun[1] < 5.5
+    assert abs(read(adapters.solve(diffrax.Dopri8(), steps=16)) - fine) < 1e-8
+    controller = diffrax.PIDController(rtol=1e-8, atol=1e-8)
+    assert abs(read(adapters.solve(diffrax.Tsit5(), controller=controller)) - fine) < 1e-6
+    y, density = likelihood.encode(
+        denoise, Flow(), POINTS[2], solve=adapters.solve(diffrax.Dopri8(), steps=16), **settings
+    )
+    back = likelihood.decode(denoise, Flow(), y, solve=adapters.solve(diffrax.Dopri8(), steps=16), **settings)
+    np.testing.assert_allclose(back[0], POINTS[2], rtol=1e-7)
+    np.testing.assert_allclose(back[1], density, rtol=1e-7)
+
+
+def test_what_cannot_be_solved_is_said():
+    denoise, few = exact.denoiser(WORLD, Flow()), diffrax.PIDController(rtol=1e-9, atol=1e-9)
+    with pytest.raises(ValueError, match="steps must be positive, got steps=0"):
+        likelihood.log_prob(denoise, Flow(), POINTS[0], steps=0)
+    with pytest.raises(ValueError, match="steps must be positive, got steps=0"):
+        likelihood.decode(denoise, Flow(), POINTS[0], steps=0)
+    with pytest.raises(ValueError, match="steps must be at least 1, got steps=0"):
+        adapters.solve(diffrax.Tsit5(), steps=0)
+    with pytest.raises(ValueError, match="max_steps must be at least 1, got max_steps=0"):
+        adapters.solve(diffrax.Tsit5(), max_steps=0)
+    with pytest.raises(ValueError, match="the solver must be for an ODE of one term"):
+        adapters.solve(diffrax.SemiImplicitEuler())
+    with pytest.raises(TypeError, match="a solver is one of diffrax's"):
+        adapters.solve("Tsit5")
+    short = adapters.solve(diffrax.Tsit5(), controller=few, max_steps=3)
+    with pytest.raises(ValueError, match="the solver did not reach the end, got reached=False, start="):
+        likelihood.log_prob(denoise, Flow(), POINTS[0], solve=short)
+    assert jnp.isnan(jax.jit(lambda x0: likelihood.log_prob(denoise, Flow(), x0, solve=short))(POINTS[0]))
 
 
 def test_what_is_left_out_is_32_steps_between_log_snrs_of_12():

@@ -69,12 +69,7 @@ class Control:
 
     def colour(self, y: jax.Array, z: Sample, p: Point) -> Sample:
         """z = alpha mean + basis (std y), in the shape of z."""
-        rows = self._std(p) * y
-        if self.basis is not None:
-            axes = self.basis.shape[1]
-            turned = dot(rows[:, :axes], self.basis.T)
-            rows = turned if axes == self._size else turned + rows[:, axes:]
-        return rows.reshape(z.shape) - self.about(jnp.zeros_like(z), p.alpha)
+        return self.across(self._std(p) * y).reshape(z.shape) - self.about(jnp.zeros_like(z), p.alpha)
 
     def roots(self) -> jax.Array:
         """sqrt(variances) of the entries of a row, shape (1, d), (1, r + d) or (1, 1)."""
@@ -90,6 +85,13 @@ class Control:
             return rows
         turned = dot(rows, self.basis)
         return jnp.concatenate([turned, rows - dot(turned, self.basis.T)], axis=1) if self._thin else turned
+
+    def across(self, rows: jax.Array) -> jax.Array:
+        """What `rows` tells of, (n, d): its inverse."""
+        if self.basis is None:
+            return rows
+        turned = dot(rows[:, : self.basis.shape[1]], self.basis.T)
+        return turned + rows[:, self.basis.shape[1] :] if self._thin else turned
 
     def mean_of(self, function: Callable[[jax.Array], jax.Array]) -> jax.Array:
         """tr f(C) / d: of f of the variances, each as often as it has directions."""
