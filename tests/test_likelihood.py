@@ -158,7 +158,7 @@ def test_few_axes_of_a_control_say_what_all_of_them_say():
 
 
 def test_probes_estimate_the_trace_without_bias():
-    """Over all four signs the mean of one step's densities is the exact one, for the state feels none of them; two orthogonal ones are it."""
+    """Over all four signs the mean of the densities is the exact one, for the state feels none of them; two orthogonal ones are it."""
     denoise, settings = exact.denoiser(WORLD, VP()), {"steps": 4, "control": CONTROL}
     known = likelihood.log_prob(denoise, VP(), POINTS[2], **settings)
     signs = jnp.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
