@@ -24,6 +24,7 @@ _CHAPTERS = (
     "exact",
     "equations",
     "weights",
+    "spectral",
     "losses",
     "samplers",
     "likelihood",
