@@ -194,7 +194,7 @@ def evaluate(
 
 
 def _figures() -> Mapping[str, Callable[[], Any]]:
-    from diffeq_gen import plots, schedules
+    from diffeq_gen import plots, schedules, training
 
     families = {"flow": schedules.Flow(), "cosine": schedules.Cosine(), "VP": schedules.VP(), "sub-VP": schedules.SubVP(),
                 "VE": schedules.VE(), "EDM": schedules.EDM(), "sigmoid": schedules.Sigmoid(), "Laplace": schedules.Laplace()}  # fmt: skip
@@ -203,11 +203,14 @@ def _figures() -> Mapping[str, Callable[[], Any]]:
         "weights": plots.weight_curves,
         "schedules": lambda: plots.schedule_curves(families),
         "solvers": plots.solvers,
+        "bending": plots.bending,
+        "spectrum": lambda: plots.spectra((data := training.digits()).scaled(data.train)),
     }
 
 
 def plot(name: tyro.conf.Positional[str], /, *, out: Path | None = None) -> int:
-    """Draw one of the pictures: trajectories, weights, schedules, or the errors of solvers against their evaluations.
+    """Draw one of the pictures: trajectories, weights, schedules, the errors of solvers against their evaluations, how flows
+    bend with the variance of the data, or the spectrum of the digits and where it meets that of the noise.
 
     Args:
         name: Which.

@@ -21,7 +21,9 @@ __all__ = ["bits_per_dim", "divergence", "elbo", "log_prob"]
 
 
 def divergence(denoise: Denoiser, z: Sample, t: Time) -> tuple[Sample, jax.Array]:
-    """(x0_hat, trace of d x0_hat/dz), exactly: one jvp for each dimension, all at once."""
+    """(x0_hat, trace of d x0_hat/dz), exactly: one jvp for each dimension, all at once.
+    Theorems: perspective-flow.
+    """
     flat, shape = z.reshape(-1), z.shape
 
     def read(flat: Sample) -> Sample:

@@ -12,10 +12,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffeq_gen import equations, exact, paths, spectral
+from diffeq_gen import exact, paths, spectral
 from diffeq_gen.exact import Gaussian
 from diffeq_gen.schedules import Flow, at
-from diffeq_gen.theorems.domains import Domain, earlier, log_snrs, positive, scalars, schedules, smooth_schedules, times, vectors
+from diffeq_gen.theorems.domains import (
+    Domain,
+    earlier,
+    log_snrs,
+    positive,
+    scalars,
+    schedules,
+    smooth_schedules,
+    times,
+    vectors,
+)
 from diffeq_gen.theorems.registry import theorem
 from diffeq_gen.types import Point
 
@@ -158,7 +168,9 @@ def the_exponent_of_amplitudes(scale, exponent, log_snr, threshold, step, uneven
     return _detected(scale, exponent, log_snr, threshold, step, uneven, t, exponent / 2)
 
 
-@max_detectable_frequency.near_miss(witness={"uneven": np.array([2.0, -2.0, 1.0, -1.0, 2.0, -2.0]), "log_snr": 0.0, "threshold": 1.0})
+@max_detectable_frequency.near_miss(
+    witness={"uneven": np.array([2.0, -2.0, 1.0, -1.0, 2.0, -2.0]), "log_snr": 0.0, "threshold": 1.0}
+)
 def everything_below_is_detected(scale, exponent, log_snr, threshold, step, uneven, t):
     """All frequencies up to f_max are above the noise: true of spectra that fall."""
     ladder, content = jnp.arange(1, 7, dtype=t.dtype), jnp.exp(uneven)
@@ -245,7 +257,9 @@ def spectral_autoregression_pfode(schedule, content, z, few, y, t, s, log_snr):
 def _switched(content, log_snr):
     """The rate at which log z_k/sigma grows with log-SNR, and the share of every mode, each at its own -log S_k."""
     one = jnp.ones_like(log_snr)
-    growth = jax.jvp(lambda log_snr: jnp.log1p(jnp.exp(spectral.log_snr_at(content, log_snr))) / 2, (log_snr,), (one,))[1]
+    growth = jax.jvp(lambda log_snr: jnp.log1p(jnp.exp(spectral.log_snr_at(content, log_snr))) / 2, (log_snr,), (one,))[
+        1
+    ]
     alike = jnp.stack([jax.nn.sigmoid(log_snr), jnp.ones_like(log_snr) / 2])
     own = jnp.stack([spectral.share(content, log_snr - jnp.log(content)), spectral.share(content, -jnp.log(content))])
     return (growth, own), (spectral.share(content, log_snr) / 2, jnp.broadcast_to(alike[:, None, None], own.shape))
