@@ -79,14 +79,13 @@ def _along(table: jax.Array, x: Sample, axis: int) -> jax.Array:
 
 
 def _tables(n: int, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
-    """n^{-1/2} (cos, sin)(2 pi k j/n), of angles in [-pi, pi]."""
-    turns = np.outer(np.arange(n), np.arange(n)) % n
-    angle = 2 * math.pi / n * jnp.asarray(np.where(2 * turns > n, turns - n, turns), dtype)
+    """n^{-1/2} (cos, sin)(2 pi k j/n), the whole turns taken away while they are whole numbers."""
+    angle = 2 * math.pi / n * jnp.asarray(np.outer(np.arange(n), np.arange(n)) % n, dtype)
     return jnp.cos(angle) / math.sqrt(n), jnp.sin(angle) / math.sqrt(n)
 
 
 def _require_space(x: Sample, space: int) -> None:
-    require(lambda space, shape: 1 <= space <= len(shape), "space must be the first axes of a sample, one at least",
+    require(lambda space, shape: 0 < space <= len(shape), "space must be the first axes of a sample, one at least",
             space=space, shape=jnp.shape(x))  # fmt: skip
 
 
@@ -100,7 +99,7 @@ def frequencies(shape: tuple[int, ...]) -> jax.Array:
 
 
 def _radii(shape: tuple[int, ...]) -> np.ndarray:
-    require(lambda shape: len(shape) >= 1 and min(shape) >= 1, "shape must have an axis, and each a pixel", shape=shape)
+    require(lambda shape: len(shape) > 0 and min(shape) > 0, "shape must have an axis, and each a pixel", shape=shape)
     axes = [np.minimum(np.arange(n), n - np.arange(n)) / n for n in shape]
     return np.sqrt(sum(part**2 for part in np.meshgrid(*axes, indexing="ij")))
 
@@ -139,7 +138,7 @@ def rapsd(pictures: Sample, *, space: int = 2) -> jax.Array:
     Raises: ValueError where pictures have no batch, or fewer axes than space.
     Theorems: rapsd-scaling.
     """
-    require(lambda space, shape: 1 <= space < len(shape), "pictures must be a batch (n, ...), with space behind n",
+    require(lambda space, shape: 0 < space < len(shape), "pictures must be a batch (n, ...), with space behind n",
             space=space, shape=jnp.shape(pictures))  # fmt: skip
     averages = jax.vmap(lambda x: radial_average(power(x, space=space), space=space))(pictures)
     return jnp.mean(averages, axis=(0, *range(2, averages.ndim)))

@@ -108,14 +108,14 @@ def steps_with_the_exact_mean_are_exact(schedule, world, t, first, second):
     return _hierarchy(schedule, world, (t, first * t, first * second * t), 0.0)
 
 
-@theorem(source="Song & Ermon 2019; Dieleman 2023", cases=200, schedule=smooth_schedules, world=mixtures(2, 3), x0=vectors(2),
-         eps=vectors(2), noise=vectors(1, 2), constant=vectors(), t=times, s=earlier("t"))  # fmt: skip
-def perspective_score(schedule, world, x0, eps, noise, constant, t, s):
+@theorem(source="Song & Ermon 2019; Dieleman 2023", cases=200, noise=vectors(1, 2), schedule=smooth_schedules,
+         world=mixtures(2, 3), x0=vectors(2), eps=vectors(2), constant=vectors(), t=times, s=earlier("t"))  # fmt: skip
+def perspective_score(noise, schedule, world, x0, eps, constant, t, s):
     """The predicted noise is sigma grad E for any energy with p_t ~ e^{-E}: no sampler sees what p_t is normalised by."""
-    return _by_energy(schedule, world, x0, eps, noise, constant, t, s, predictions.score)
+    return _by_energy(noise, schedule, world, x0, eps, constant, t, s, predictions.score)
 
 
-def _by_energy(schedule, world, x0, eps, noise, constant, t, s, prediction):
+def _by_energy(noise, schedule, world, x0, eps, constant, t, s, prediction):
     """One step each of DDIM and DDPM: by -grad E taken for a prediction, and by E[x0 | z]."""
     z = paths.perturb(x0, eps, at(schedule, t))
     energy = lambda z, t: constant * (1 + t) - _log_density(world, z, *schedule(t))  # noqa: E731
@@ -129,9 +129,9 @@ def _by_energy(schedule, world, x0, eps, noise, constant, t, s, prediction):
 
 
 @perspective_score.near_miss
-def noise_is_the_downhill_slope(schedule, world, x0, eps, noise, constant, t, s):
+def noise_is_the_downhill_slope(noise, schedule, world, x0, eps, constant, t, s):
     """-grad E taken for the noise itself: of the other sign and in other units."""
-    return _by_energy(schedule, world, x0, eps, noise, constant, t, s, predictions.noise)
+    return _by_energy(noise, schedule, world, x0, eps, constant, t, s, predictions.noise)
 
 
 @theorem(source="Anderson 1982; Song et al. 2021", kind="in law", cases=300, schedule=smooth_schedules, world=gaussians(2), z=vectors(2),
