@@ -72,14 +72,14 @@ def _fourier(x):
 def white_noise_unitary(schedule, x0, eps, content, t):
     """The spectrum is orthonormal and its own inverse, so white noise has E|eps_k|^2 = 1 at every frequency, power adds up to that of
     the pixels, and diffusion acts on each frequency by itself, at log-SNR lambda + log S_k."""
-    p, waves = at(schedule, t), _matrix(x0)
+    p, waves = at(schedule, t), 1 + _matrix(x0)
     z = spectral.spectrum(paths.perturb(x0, eps, p))
-    left = waves @ waves, spectral.spectrum(spectral.spectrum(x0)), z, spectral.power(x0), jnp.sum(spectral.power(x0))
+    left = spectral.spectrum(spectral.spectrum(x0)), z, spectral.power(x0), jnp.sum(spectral.power(x0)), waves
     apart = p.alpha * spectral.spectrum(x0) + p.sigma * spectral.spectrum(eps)
-    right = jnp.eye(x0.size, dtype=x0.dtype), x0, apart, _fourier(x0), jnp.sum(x0**2)
+    right = x0, apart, _fourier(x0), jnp.sum(x0**2), waves.T
     channel = spectral.log_snr_at(content, p.log_snr), jnp.log((p.alpha / p.sigma) ** 2 * content)
     expected = jnp.sum(jax.vmap(spectral.power)(jnp.eye(x0.size, dtype=x0.dtype).reshape(-1, *GRID)), 0)
-    return (*left, waves, expected, channel[0]), (*right, waves.T, jnp.ones_like(expected), channel[1])
+    return (*left, expected, channel[0]), (*right, jnp.ones_like(expected), channel[1])
 
 
 def _matrix(x):
