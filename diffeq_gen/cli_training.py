@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from diffeq_gen.types import Denoiser, Sampler, Schedule
+from diffeq_gen.types import Denoiser, Sample, Sampler, Schedule
 
 __all__ = ["SAMPLERS", "evaluate", "history", "plot", "progress", "sample", "train", "write_json"]
 
@@ -194,7 +194,7 @@ def evaluate(
 
 
 def _figures() -> Mapping[str, Callable[[], Any]]:
-    from diffeq_gen import plots, schedules, training
+    from diffeq_gen import plots, schedules
 
     families = {"flow": schedules.Flow(), "cosine": schedules.Cosine(), "VP": schedules.VP(), "sub-VP": schedules.SubVP(),
                 "VE": schedules.VE(), "EDM": schedules.EDM(), "sigmoid": schedules.Sigmoid(), "Laplace": schedules.Laplace()}  # fmt: skip
@@ -204,8 +204,15 @@ def _figures() -> Mapping[str, Callable[[], Any]]:
         "schedules": lambda: plots.schedule_curves(families),
         "solvers": plots.solvers,
         "bending": plots.bending,
-        "spectrum": lambda: plots.spectra((data := training.digits()).scaled(data.train)),
+        "spectrum": lambda: plots.spectra(_digits()),
     }
+
+
+def _digits() -> Sample:
+    from diffeq_gen import training
+
+    data = training.digits()
+    return data.scaled(data.train)
 
 
 def plot(name: tyro.conf.Positional[str], /, *, out: Path | None = None) -> int:

@@ -320,7 +320,7 @@ def posterior_trace(world: World, z: Sample, p: Point) -> jax.Array:
 def velocity(world: World, z: Sample, p: Point) -> Sample:
     """u = E[dz/dt | z] = alpha' x0_hat - sigma' sigma score.  Finite wherever those are: never by way of alpha'/alpha.
 
-    Theorems: velocity-is-pfode-drift, continuity-equation, pfode, edm-general-ode.
+    Theorems: velocity-is-pfode-drift, continuity-equation, pfode, edm-general-ode, flow-matching-bends.
     """
     known = posterior(world, z, p)
     return p.alpha_dot * known.x0 - p.sigma_dot * p.sigma * known.score

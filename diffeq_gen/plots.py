@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from diffeq_gen import clocks, exact, grids, samplers, schedules, spectral, weights
 from diffeq_gen.coordinates import STRAIGHT
-from diffeq_gen.types import Denoiser, Sampler, Schedule
+from diffeq_gen.types import Denoiser, Sample, Sampler, Schedule
 
 __all__ = [
     "bending",
@@ -112,8 +112,9 @@ def trajectories(key: jax.Array | None = None, *, steps: int = 12, paths: int = 
 def bending(*, steps: int = 400, paths: int = 15) -> Figure:
     """The probability flow of the schedule alpha = 1 - t, sigma = t, for data ever more spread out: each path beside its chord.
 
-    Straight where the data are a point, and nowhere else: of N(0, c^2) a path is z_1 (t^2 + (1 - t)^2 c^2)^{1/2}, a hyperbola, which
-    for c = 1 leaves its chord by (1 - 2^{-1/2}) |z_1|.  In the titles, the most that a path with |z_1| <= 2 leaves its chord by.
+    Straight where the data are a point, and nowhere else, for at t = 1 all set out for the mean: of N(0, c^2) a path is
+    z_1 (t^2 + (1 - t)^2 c^2)^{1/2}, a hyperbola, which for c = 1 leaves its chord by (1 - 2^{-1/2}) |z_1|.  In the titles, the most
+    that a path with |z_1| <= 2 leaves its chord by.
     """
     normal = lambda std: exact.Gaussian(jnp.array([0.5 * (std == 0)]), jnp.array([[std**2]]))  # noqa: E731
     modes = exact.Mixture(jnp.array([0.4, 0.6]), jnp.array([[-1.5], [1.0]]), jnp.array([[[0.02]], [[0.02]]]))
@@ -246,7 +247,10 @@ def weight_curves() -> Figure:
 
 
 def spectra(
-    pictures: np.ndarray, *, schedule: Schedule | None = None, times: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9)
+    pictures: Sample | np.ndarray,
+    *,
+    schedule: Schedule | None = None,
+    times: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9),
 ) -> Figure:
     """The spectrum of pictures (n, height, width, channels), less their mean, and of the noise in z/alpha at several times of a
     schedule (flow, if left out); and beside it the last frequency above the noise at every time.

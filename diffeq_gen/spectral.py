@@ -99,9 +99,13 @@ def frequencies(shape: tuple[int, ...]) -> jax.Array:
 
 
 def _radii(shape: tuple[int, ...]) -> np.ndarray:
-    require(lambda shape: len(shape) > 0 and min(shape) > 0, "shape must have an axis, and each a pixel", shape=shape)
+    _require_pixels(shape)
     axes = [np.minimum(np.arange(n), n - np.arange(n)) / n for n in shape]
     return np.sqrt(sum(part**2 for part in np.meshgrid(*axes, indexing="ij")))
+
+
+def _require_pixels(shape: tuple[int, ...]) -> None:
+    require(lambda shape: len(shape) > 0 and min(shape) > 0, "shape must have an axis, and each a pixel", shape=shape)
 
 
 def rings(shape: tuple[int, ...]) -> jax.Array:
@@ -110,25 +114,24 @@ def rings(shape: tuple[int, ...]) -> jax.Array:
     Raises: ValueError where there is no axis, or one without pixels.
     Theorems: rapsd-scaling.
     """
-    _radii(shape)
+    _require_pixels(shape)
     return jnp.arange(max(shape) // 2 + 1) / max(shape)
 
 
 def radial_average(values: jax.Array, *, space: int = 2) -> jax.Array:
     """The mean over each ring |n |f| - r| <= 1/2 of values at the places of a spectrum, of shape (n//2 + 1, channels ...).
 
-    A place halfway between two rings is of the inner one; the corners beyond the last ring are of none.
+    A place halfway between two rings is of one of them, the corners beyond the last ring are of none.
     Raises: ValueError where values have fewer axes than space.
     Theorems: rapsd-scaling.
     """
     _require_space(values, space)
     grid, channels = values.shape[:space], values.shape[space:]
     n = max(grid)
-    place = np.ceil(np.round(n * _radii(grid) - 0.5, 6)).astype(int).reshape(-1)
-    place = np.minimum(place, n // 2 + 1)
-    sums = jnp.zeros((n // 2 + 2, *channels), values.dtype).at[place].add(values.reshape(-1, *channels))
-    count = np.bincount(place, minlength=n // 2 + 2).reshape(-1, *(1 for _ in channels))
-    return sums[:-1] / jnp.asarray(count[:-1], values.dtype)
+    place = np.rint(n * _radii(grid)).astype(int).reshape(-1)
+    sums = jnp.zeros((n // 2 + 1, *channels), values.dtype).at[place].add(values.reshape(-1, *channels), mode="drop")
+    count = np.bincount(place)[: n // 2 + 1].reshape(-1, *(1 for _ in channels))
+    return sums / jnp.asarray(count, values.dtype)
 
 
 def rapsd(pictures: Sample, *, space: int = 2) -> jax.Array:

@@ -73,9 +73,9 @@ def test_frequencies_are_cycles_a_pixel():
         assert spectral.frequencies((3,)).dtype == jnp.float32
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (2, 2), (5, 5), (8, 8), (3, 8), (9, 2), (6, 9), (7, 7)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1), (2, 2), (5, 5), (8, 8), (3, 8), (9, 2), (7, 7), (1, 6)], ids=str)
 def test_rings_hold_the_nearest_frequencies(shape):
-    """Place by place: n |f| within half of r, the lower half open."""
+    """Place by place: n |f| within half of r."""
     n, values = max(shape), drawn(*shape)
     radius = np.array(
         [[math.hypot(*(min(k, m - k) / m for k, m in zip(place, shape, strict=True))) * n for place in row]
@@ -111,7 +111,7 @@ def test_noise_has_power_one_in_every_ring(shape):
     n = 400
     noise = jax.random.normal(jax.random.key(3), (n, *shape))
     found = spectral.rapsd(noise)
-    ring = np.ceil(np.round(max(shape[:2]) * np.asarray(spectral.frequencies(shape[:2])) - 0.5, 6)).astype(int)
+    ring = np.rint(max(shape[:2]) * np.asarray(spectral.frequencies(shape[:2]))).astype(int)
     count = np.array([np.sum(ring == r) for r in range(len(found))]) * math.prod(shape[2:])
     assert np.all(np.abs(found - 1) < 5 * np.sqrt(2 / (count * n)))
     assert not np.all(np.abs(1.3 * found - 1) < 5 * np.sqrt(2 / (count * n)))
