@@ -193,7 +193,7 @@ def wiener_denoiser(power: jax.Array, mean: Sample, schedule: Schedule, *, space
     guess that treats all places alike for any other data of this mean and power.
 
     `power` is that of x0 - mean, of the shape of z or of its space.
-    Raises: ValueError where power has fewer axes than space, is negative, or differs between k and -k.
+    Raises: ValueError where power has fewer axes than space, is negative, or differs between k and -k by more than rounding.
     Theorems: wiener-is-gaussian-denoiser.
     """
     _require_space(power, space)
@@ -206,12 +206,12 @@ def wiener_denoiser(power: jax.Array, mean: Sample, schedule: Schedule, *, space
     return denoise
 
 
-def _is_power(power: np.ndarray, space: int) -> bool:
+def _is_power(power: np.ndarray, space: int) -> np.ndarray:
+    """To a thousandth of the largest: means over many pictures round k and -k apart."""
     turned = power
     for axis in range(space):
         turned = np.roll(np.flip(turned, axis), 1, axis)
-    slack = 1e-3 * np.max(power, initial=0)  # a mean over many pictures has rounding of its own
-    return bool(np.all(power >= 0) and np.all(np.abs(power - turned) <= slack))
+    return (power >= 0) & (np.abs(power - turned) <= 1e-3 * np.max(power))
 
 
 def flow_map(z: Sample, power: jax.Array, p: Point, q: Point) -> Sample:
