@@ -251,7 +251,7 @@ def test_a_power_law_is_where_it_says():
     assert law.crossover(2.0) == law.crossover(2.0, threshold=1.0)
     np.testing.assert_allclose(law(2.0), 0.3 / 2**1.7, rtol=1e-12)
     for exponent in (0.0, -1.0):
-        assert jnp.isnan(spectral.PowerLaw(1.0, exponent).crossover(0.0))
+        assert jnp.isnan(spectral.PowerLaw(1.0, exponent).crossover(1.0))
     slope = jax.grad(lambda exponent: spectral.PowerLaw(0.3, exponent).crossover(2.0))(1.7)
     np.testing.assert_allclose(slope, -(math.log(0.3) + 2) / 1.7**2 * law.crossover(2.0), rtol=1e-12)
     assert repr(law) == "PowerLaw(scale=0.3, exponent=1.7)"
@@ -317,7 +317,7 @@ LINE = jnp.arange(1.0, 4.0)
         (lambda: spectral.crossover(LINE, LINE[:2], 0.0), r"frequency and power must have the same shape, got frequency=\(3,\), power="),
         (lambda: spectral.crossover(LINE, LINE, 0.0, threshold=0.0), "threshold must be positive, got threshold=0.0"),
         (lambda: spectral.PowerLaw(0.0, 1.0), "scale must be positive, got scale=0.0"),
-        (lambda: spectral.PowerLaw(1.0, 1.0).crossover(0.0, threshold=-1.0), "threshold must be positive, got threshold=-1.0"),
+        (lambda: spectral.PowerLaw(1.0, 1.0).crossover(0.0, threshold=0.0), "threshold must be positive, got threshold=0.0"),
         (lambda: spectral.power_law(LINE, LINE[:2]), "frequency and power must have the same shape, of two values at least"),
         (lambda: spectral.power_law(LINE[:1], LINE[:1]), "of two values at least"),
         (lambda: spectral.power_law(LINE - 1, LINE), "frequency and power must be positive"),
