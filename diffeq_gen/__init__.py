@@ -25,6 +25,7 @@ _CHAPTERS = (
     "traces",
     "equations",
     "weights",
+    "spectral",
     "importance",
     "losses",
     "score_matching",

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from diffeq_gen.types import Denoiser, Sampler, Schedule
+from diffeq_gen.types import Denoiser, Sample, Sampler, Schedule
 
 __all__ = ["SAMPLERS", "evaluate", "history", "plot", "progress", "sample", "train", "write_json"]
 
@@ -159,7 +159,7 @@ def evaluate(
     images: int = 297,
     samples: int = 500,
     steps: int = 50,
-    ode_steps: int = 24,
+    ode_steps: int = 16,
     seed: int = 0,
 ) -> int:  # fmt: skip
     """Held-out bits per dimension by the probability flow and by the ELBO, and distances of samples to data.
@@ -203,11 +203,21 @@ def _figures() -> Mapping[str, Callable[[], Any]]:
         "weights": plots.weight_curves,
         "schedules": lambda: plots.schedule_curves(families),
         "solvers": plots.solvers,
+        "bending": plots.bending,
+        "spectrum": lambda: plots.spectra(_digits()),
     }
 
 
+def _digits() -> Sample:
+    from diffeq_gen import training
+
+    data = training.digits()
+    return data.scaled(data.train)
+
+
 def plot(name: tyro.conf.Positional[str], /, *, out: Path | None = None) -> int:
-    """Draw one of the pictures: trajectories, weights, schedules, or the errors of solvers against their evaluations.
+    """Draw one of the pictures: trajectories, weights, schedules, the errors of solvers against their evaluations, how flows
+    bend with the variance of the data, or the spectrum of the digits and where it meets that of the noise.
 
     Args:
         name: Which.

@@ -70,7 +70,7 @@ def probability_flow(denoise: Denoiser, schedule: Schedule) -> Field:
 
     Never f z - g^2 score / 2, whose two terms both blow up where alpha -> 0.  Undefined at sigma = 0.  A solver library that
     asks for (t, y, args), as diffrax does, takes `lambda t, y, args: u(y, t)`, and times that run down.
-    Theorems: velocity-is-pfode-drift, continuity-equation, pfode, kl-velocity-derivative.
+    Theorems: velocity-is-pfode-drift, continuity-equation, pfode, kl-velocity-derivative, perspective-consistency-triple.
     """
 
     def drift(z: Sample, t: Time) -> Sample:

@@ -320,7 +320,8 @@ def posterior_trace(world: World, z: Sample, p: Point) -> jax.Array:
 def velocity(world: World, z: Sample, p: Point) -> Sample:
     """u = E[dz/dt | z] = alpha' x0_hat - sigma' sigma score.  Finite wherever those are: never by way of alpha'/alpha.
 
-    Theorems: velocity-is-pfode-drift, continuity-equation, pfode, edm-general-ode, coupled-velocities-need-not-be-gradients.
+    Theorems: velocity-is-pfode-drift, continuity-equation, pfode, edm-general-ode, flow-matching-bends,
+    coupled-velocities-need-not-be-gradients.
     """
     known = posterior(world, z, p)
     return p.alpha_dot * known.x0 - p.sigma_dot * p.sigma * known.score
@@ -362,7 +363,7 @@ def reverse_kernel(world: World, z: Sample, p: Point, q: Point) -> tuple[Sample,
 
     (c_z, c_x, std) is the `bridge` from p to the cleaner q; the covariance has shape (D, D).  A Gaussian world has that
     Gaussian as its kernel, exactly and for a step of any size; for the others these are its first two moments.
-    Theorems: reverse-kernel-moments, reverse-kernel-gaussianity, denoiser-martingale, ddpm-variance-endpoints.
+    Theorems: reverse-kernel-moments, reverse-kernel-gaussianity, denoiser-martingale, ddpm-variance-endpoints, perspective-reverse-sde.
     """
     c_z, c_x, std = bridge(p, q)
     cov = std**2 * jnp.eye(z.size, dtype=z.dtype) + c_x**2 * posterior_cov(world, z, p)
@@ -374,7 +375,7 @@ def flow_map(world: Gaussian, z: Sample, p: Point, q: Point) -> Sample:
 
     The solution at q of the probability flow that starts in z at p; q may be cleaner or noisier.
     Raises: TypeError where the world is not Gaussian: no other flow map is known.
-    Theorems: trajectory-equivalence, pfode-gaussian-solution, pfode-map-not-ot.
+    Theorems: trajectory-equivalence, pfode-gaussian-solution, pfode-map-not-ot, perspective-flow.
     """
     if not isinstance(world, Gaussian):
         raise TypeError(f"only a Gaussian world has its flow map in closed form, got {world!r}")

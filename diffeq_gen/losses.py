@@ -30,7 +30,7 @@ def denoising_loss(
 
     The weighted loss is in nats per dimension for w = 1: integrated over t it is the diffusion part of the ELBO.
     Raises: ValueError where x0 and eps differ in shape.
-    Theorems: loss-schedule-invariance, too-small-a-class-obeys-the-weight.
+    Theorems: loss-schedule-invariance, too-small-a-class-obeys-the-weight, perspective-rnn.
     """
     p = at(schedule, t)
     a, b = prediction(p)

@@ -87,7 +87,8 @@ def bridge(p: Point, q: Point, overshoot: jax.Array | None = None) -> tuple[jax.
     `overshoot` o in [0, inf] is how far in log-SNR a deterministic step goes beyond s before noise takes it back to s.
     Left out it is Delta: the bridge of the Markov forward process.  Finite at alpha_t = 0, at sigma_s = 0, and
     at alpha_s = 0, to which a deterministic step may go back; from sigma = 0 to sigma = 0, c_z is alpha_s/alpha_t.
-    Theorems: ancestral-posterior, ddim-nonmarkov-family, churn-general, ddim-update, at-rest-a-step-only-scales, vlb-step-kl.
+    Theorems: ancestral-posterior, ddim-nonmarkov-family, churn-general, ddim-update, at-rest-a-step-only-scales, vlb-step-kl,
+    perspective-latent-variable.
     """
     _, data = _rests(p, q)
     scale = jnp.where(data, q.alpha, q.sigma) / jnp.where(data, p.alpha, p.sigma)

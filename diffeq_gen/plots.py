@@ -1,6 +1,7 @@
 """Pictures: what a training run and a theorem look like.  Every function returns a matplotlib figure.
 
-loss curve | samples | trajectories of DDIM and of the flow's Euler rule | weights on the axis of log-SNR
+loss curve | samples | trajectories of DDIM and of the flow's Euler rule | where flows bend | weights on the axis of log-SNR |
+spectra of data and noise
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,17 +15,19 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from diffeq_gen import clocks, exact, grids, samplers, schedules, weights
+from diffeq_gen import clocks, exact, grids, samplers, schedules, spectral, weights
 from diffeq_gen.coordinates import STRAIGHT
-from diffeq_gen.types import Denoiser, Sampler, Schedule
+from diffeq_gen.types import Denoiser, Sample, Sampler, Schedule
 
 __all__ = [
+    "bending",
     "digits_grid",
     "loss_curve",
     "residuals",
     "samples",
     "schedule_curves",
     "solvers",
+    "spectra",
     "trajectories",
     "weight_curves",
 ]
@@ -103,6 +106,32 @@ def trajectories(key: jax.Array | None = None, *, steps: int = 12, paths: int = 
         axis.plot(tau, ddim.T, "o", color="C3", ms=2.5)
         axis.set(xlabel="sigma / (alpha + sigma)", ylabel="z / (alpha + sigma)", title=title)
         axis.invert_xaxis()
+    return figure
+
+
+def bending(*, steps: int = 400, paths: int = 15) -> Figure:
+    """The probability flow of the schedule alpha = 1 - t, sigma = t, for data ever more spread out: each path beside its chord.
+
+    Straight where the data are a point, and nowhere else, for at t = 1 all set out for the mean: of N(0, c^2) a path is
+    z_1 (t^2 + (1 - t)^2 c^2)^{1/2}, a hyperbola, which for c = 1 leaves its chord by (1 - 2^{-1/2}) |z_1|.  In the titles, the most
+    that a path with |z_1| <= 2 leaves its chord by.
+    """
+    normal = lambda std: exact.Gaussian(jnp.array([0.5 * (std == 0)]), jnp.array([[std**2]]))  # noqa: E731
+    modes = exact.Mixture(jnp.array([0.4, 0.6]), jnp.array([[-1.5], [1.0]]), jnp.array([[[0.02]], [[0.02]]]))
+    named = {"a point": normal(0.0), "N(0, 0.3^2)": normal(0.3), "N(0, 1)": normal(1.0), "two modes": modes}
+    figure, axes = _figure(len(named), width=3.2, height=3.4)
+    flow, times = schedules.Flow(), clocks.uniform(steps)
+    start = jnp.linspace(-2.0, 2.0, paths)[:, None]
+    for axis, (name, world) in zip(axes, named.items(), strict=True):
+        sampler = samplers.ddim(exact.denoiser(world, flow), flow)
+        run = jax.vmap(lambda z, sampler=sampler: samplers.trajectory(jax.random.key(0), sampler, z, times))
+        z, t = np.asarray(run(start))[..., 0], np.asarray(times)
+        chord = z[:, :1] * t + z[:, -1:] * (1 - t)
+        axis.plot(t, chord.T, color="0.75", lw=0.8)
+        axis.plot(t, z.T, color="C0", lw=1.2)
+        axis.set(xlabel="t", title=f"{name}\noff its chord by {np.max(np.abs(z - chord)):.2f}", ylim=(-2.2, 2.2))
+        axis.invert_xaxis()
+    axes[0].set(ylabel="z")
     return figure
 
 
@@ -214,6 +243,65 @@ def weight_curves() -> Figure:
     axis.set(xlabel="log-SNR lambda", ylabel="w(lambda), of area one", title="what each loss emphasises, and its overlap with EDM",
              ylim=(0, 0.35))  # fmt: skip
     axis.legend(fontsize=7)
+    return figure
+
+
+def spectra(
+    pictures: Sample | np.ndarray,
+    *,
+    schedule: Schedule | None = None,
+    times: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9),
+) -> Figure:
+    """The spectrum of pictures (n, height, width, channels), less their mean, and of the noise in z/alpha at several times of a
+    schedule (flow, if left out); and beside it the last frequency above the noise at every time.
+
+    Dots are the frequencies one by one, the line is their average over rings, dashed the power law that fits it.
+    """
+    schedule = schedules.Flow() if schedule is None else schedule
+    centred = jnp.asarray(pictures) - jnp.mean(jnp.asarray(pictures), axis=0, keepdims=True)
+    power = jnp.mean(jax.vmap(spectral.power)(centred), axis=(0, 3))
+    every, content = spectral.frequencies(power.shape).ravel()[1:], power.ravel()[1:]
+    rings, average = spectral.rings(power.shape)[1:], spectral.rapsd(centred)[1:]
+    law = spectral.power_law(rings, average)
+    figure, (left, right) = _figure(2, width=5.4, height=4.0)
+    left.plot(every, content, "o", color="C0", ms=3, alpha=0.4)
+    left.plot(rings, average, color="C0", lw=2, label="pictures")
+    left.plot(
+        rings, law(rings), "--", color="black", lw=1, label=f"{float(law.scale):.2g} / f^{float(law.exponent):.1f}"
+    )
+    colour = mpl.colormaps["viridis"]
+    for t in times:
+        level = float(jnp.exp(-clocks.log_snr(schedule, t)))
+        left.axhline(level, color=colour(t), lw=1.2)
+        left.annotate(f"t = {t:g}", (1.0, level), xycoords=("axes fraction", "data"), fontsize=8, color=colour(t),
+                      ha="right", va="bottom")  # fmt: skip
+        right.axvline(t, color=colour(t), lw=1.2)
+    left.set(
+        xscale="log",
+        yscale="log",
+        xlabel="frequency, cycles a pixel",
+        ylabel="power",
+        title="pictures, and noise in z/alpha",
+    )
+    octaves = [2**i for i in range(1, 12) if 2**i <= max(power.shape)]
+    left.set_xticks([1 / n for n in octaves], [f"1/{n}" for n in octaves])
+    left.xaxis.minorticks_off()
+    left.set_ylim(bottom=left.get_ylim()[0] / 4)
+    left.legend(fontsize=8, loc="lower left")
+    clock = jnp.linspace(0.005, 0.995, 397)
+    log_snr = jax.vmap(lambda t: clocks.log_snr(schedule, t))(clock)
+    right.plot(
+        clock,
+        jax.vmap(lambda lam: spectral.crossover(every, content, lam))(log_snr),
+        color="C0",
+        lw=2,
+        label="pictures",
+    )
+    right.plot(clock, jax.vmap(law.crossover)(log_snr), "--", color="black", lw=1, label="power law")
+    right.set(xlabel="t", ylabel="frequency, cycles a pixel", title="the last frequency above the noise",
+              ylim=(0, 1.1 * float(jnp.max(every))))  # fmt: skip
+    right.invert_xaxis()
+    right.legend(fontsize=8, loc="upper left")
     return figure
 
 

@@ -52,7 +52,7 @@ def noise(p: Point) -> tuple[jax.Array, jax.Array]:
 def score(p: Point) -> tuple[jax.Array, jax.Array]:
     """grad log q(z | x0) = -eps / sigma.  Vincent 2011.  Grows without bound as sigma -> 0.
 
-    Theorems: score-eps-x-link, tweedie-first, erratum-e6-sign-of-the-score, coupling-breaks-score.
+    Theorems: score-eps-x-link, tweedie-first, erratum-e6-sign-of-the-score, coupling-breaks-score, perspective-score.
     """
     return jnp.zeros_like(p.sigma), -1 / p.sigma
 
@@ -92,7 +92,7 @@ def edm(sigma_data: float) -> Prediction:
 def determinant(prediction: Prediction, p: Point) -> jax.Array:
     """alpha b - sigma a of a prediction (a, b): zero exactly where it says nothing about x0 that z does not say.
 
-    Theorems: path-conversions, determinant-is-the-error-factor.
+    Theorems: path-conversions, determinant-is-the-error-factor, perspective-expectation.
     """
     a, b = prediction(p)
     return p.alpha * b - p.sigma * a
@@ -148,7 +148,7 @@ def preconditioning(p: Point, sigma_data: float) -> Preconditioning:
 def denoiser(network: Callable[[Sample, Time], Sample], schedule: Schedule, prediction: Prediction) -> Denoiser:
     """(z, t) -> E[x0 | z] from a network (z, t) -> value that was trained on `prediction`.
 
-    Theorems: path-conversions.
+    Theorems: path-conversions, perspective-autoencoder.
     """
 
     def denoise(z: Sample, t: Time) -> Sample:

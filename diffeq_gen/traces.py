@@ -24,7 +24,7 @@ Vector = Callable[[Sample], Sample]
 def divergence(u: Vector, z: Sample) -> tuple[Sample, jax.Array]:
     """(u(z), tr du/dz), exactly: one jvp for each dimension, all at once.
 
-    Theorems: hutchinson-variance.
+    Theorems: hutchinson-variance, perspective-flow.
     """
     value, push = jax.linearize(lambda flat: u(flat.reshape(z.shape)).reshape(-1), z.reshape(-1))
     return value.reshape(z.shape), jnp.trace(jax.vmap(push)(jnp.eye(z.size, dtype=z.dtype)))

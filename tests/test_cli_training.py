@@ -112,8 +112,10 @@ def test_a_folder_of_another_run_is_refused_and_its_own_resumed(folder, capsys):
 
 
 def test_a_picture_is_drawn_where_it_is_asked_for(tmp_path, capsys):
-    assert cli.main(["plot", "weights", "--out", str(tmp_path / "w.png")]) == 0
-    assert (tmp_path / "w.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("weights", "spectrum", "bending"):
+        assert cli.main(["plot", name, "--out", str(tmp_path / "w.png")]) == 0
+        assert (tmp_path / "w.png").read_bytes().startswith(b"\x89PNG")
+        (tmp_path / "w.png").unlink()
     assert "no picture is named 'weigths'; did you mean 'weights'?" in sentence(capsys, "plot", "weigths")
     assert "no folder" in sentence(capsys, "plot", "weights", "--out", tmp_path / "none" / "w.png")
 

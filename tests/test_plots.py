@@ -69,3 +69,34 @@ def test_the_picture_of_the_solvers_counts_evaluations_and_errors_fall():
             cost = plots.SOLVERS[name][1] if name in plots.SOLVERS else 1
             assert list(evaluations) == [budget // cost * cost for budget in (6, 30)]
             assert errors[1] < errors[0] / 2 and errors[1] > 0, name
+
+
+def test_flows_bend_unless_the_data_are_a_point():
+    """Of N(0, 1) a path from 2 leaves its chord by 2 - 2^{1/2}, and DDIM's steps follow it."""
+    axes = plots.bending(steps=200, paths=3).axes
+    told = [float(axis.get_title().split(" by ")[1]) for axis in axes]
+    np.testing.assert_allclose(told[:3], [0.0, 0.29, 2 - 2**0.5], atol=0.011)
+    for axis, end in zip(axes, (None, 0.3, 1.0, None), strict=True):
+        t, z = axis.lines[-1].get_data()
+        assert len(axis.lines) == 6 and (t[0], t[-1], z[0]) == (1, 0, 2)
+        if end is not None:
+            np.testing.assert_allclose(z, 2 * np.hypot(t, end * (1 - t)), atol=0.02)
+
+
+def test_the_picture_of_spectra_shows_where_signal_and_noise_cross():
+    pictures = np.random.default_rng(0).normal(size=(300, 6, 6, 1)) + np.linspace(0, 9, 6)[:, None, None]
+    left, right = plots.spectra(pictures, times=(0.25, 0.5)).axes
+    dots, rings, law = left.lines[:3]
+    assert len(dots.get_xdata()) == 35
+    np.testing.assert_allclose(
+        rings.get_ydata(), 1.0, atol=0.1
+    )  # the mean picture is taken away, what is left is white
+    np.testing.assert_allclose(rings.get_xdata(), [1 / 6, 2 / 6, 3 / 6])
+    levels = [line.get_ydata()[0] for line in left.lines[3:]]
+    np.testing.assert_allclose(levels, [1 / 9, 1.0], rtol=1e-5)
+    staircase = next(line for line in right.lines if line.get_label() == "pictures")
+    t, top = staircase.get_data()
+    assert np.all(np.diff(top) <= 0) and top[np.searchsorted(t, 0.4)] > 0.7 and top[np.searchsorted(t, 0.55)] == 0
+    cosine = plots.spectra(pictures, schedule=Cosine(), times=(0.25,)).axes[0].lines[3].get_ydata()[0]
+    np.testing.assert_allclose(cosine, np.tan(np.pi / 8) ** 2, rtol=1e-5)
+    assert "/ f^" in law.get_label()

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffeq_gen import equations, exact, paths
-from diffeq_gen.schedules import at
-from diffeq_gen.theorems.domains import gaussians, mixtures, scalars, schedules, times, vectors
+from diffeq_gen.schedules import Flow, at
+from diffeq_gen.theorems.domains import empiricals, gaussians, mixtures, scalars, schedules, times, vectors
 from diffeq_gen.theorems.registry import theorem
 
 __all__: list[str] = []
@@ -213,3 +213,27 @@ def scores_the_other_way_round(schedule, world, model, t):
     """E_p[(u - u_hat) . (grad log q - grad log p)]."""
     change, p, flows, scores = _two_flows(schedule, world, model, t)
     return change, -_mean_product(*p, flows, scores)
+
+
+def _curvature(world, z, t):
+    """d^2z/dt^2 along the flow of alpha = 1 - t, sigma = t."""
+    u = _flow(world, Flow())
+    return jax.jvp(u, (z, t), (u(z, t), jnp.ones_like(t)))[1]
+
+
+@theorem(source="Liu et al. 2023; Gao et al. 2024", kind="counterexample", cases=200, world=mixtures(2, 2), one=empiricals(2, 1),
+         few=empiricals(2, 5), x0=vectors(2), eps=vectors(2), t=scalars("times of [0.05, 0.95]", 0.05, 0.95))  # fmt: skip
+def flow_matching_bends(world, one, few, x0, eps, t):
+    """At t = 1 every path of the flow alpha = 1 - t, sigma = t sets out for the mean of the data: it is straight where that is where it
+    ends, for data that are a point, and bends for all others."""
+    z, start = paths.perturb(x0, eps, at(Flow(), t)), at(Flow(), jnp.ones_like(t))
+    u = _flow(one, Flow())(z, t)
+    left = exact.velocity(world, eps, start), exact.velocity(few, eps, start), 1 + _curvature(one, z, t), z - t * u
+    right = eps - world.weights @ world.means, eps - jnp.mean(few.points, axis=0), jnp.ones_like(z), one.points[0]
+    return left, right
+
+
+@flow_matching_bends.near_miss
+def flow_matching_is_straight(world, one, few, x0, eps, t):
+    """Its paths are straight whatever the data, as those of single samples are."""
+    return 1 + _curvature(world, paths.perturb(x0, eps, at(Flow(), t)), t), jnp.ones_like(x0)
