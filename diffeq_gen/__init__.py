@@ -24,6 +24,7 @@ _CHAPTERS = (
     "exact",
     "equations",
     "weights",
+    "guidance",
     "losses",
     "samplers",
     "likelihood",

@@ -111,9 +111,16 @@ def conditioned(network: Network, condition: Any, *, null: Any = None) -> tuple[
     Raises: ValueError where null is left out, or is not shaped like condition.
     Theorems: cfg-affine-invariance.
     """
-    require(lambda null: null is not None, "guidance needs the null condition that the network was trained with", null=null)
+    require(
+        lambda null: null is not None, "guidance needs the null condition that the network was trained with", null=null
+    )
     shapes = [jax.tree.map(jnp.shape, value) for value in (condition, null)]
-    require(lambda condition, null: condition == null, "null must be shaped like condition", condition=shapes[0], null=shapes[1])
+    require(
+        lambda condition, null: condition == null,
+        "null must be shaped like condition",
+        condition=shapes[0],
+        null=shapes[1],
+    )
     return lambda z, t: network(z, t, condition), lambda z, t: network(z, t, null)
 
 
@@ -144,7 +151,7 @@ def interval(
 
 
 def rescale(guided: Denoiser, conditional: Denoiser, *, phi: float = 0.7) -> Denoiser:
-    """(1 - phi + phi std(x0_c)/std(x0_g)) x0_g: the contrast of the conditional model.  Lin et al. 2024, Eq. 15 and 16.
+    """(1 - phi + phi std(x0_c)/std(x0_g)) x0_g: the contrast of the conditional model.  Lin et al. 2024, Sec. 3.4.
 
     Guidance stretches x0_hat; phi = 1 brings the standard deviation of its entries back to the conditional's.  The deviation is that
     of one sample (many samples at once are jax.vmap).  A number of nothing but x0_hat: rescaled in noise or v it is another model.
@@ -166,9 +173,9 @@ def rescale(guided: Denoiser, conditional: Denoiser, *, phi: float = 0.7) -> Den
 def observed(world: Gaussian | Mixture, operator: jax.Array, y: jax.Array, *, std: float) -> Gaussian | Mixture:
     """The law of x0 given y = A x0 + std n: of a Gaussian again a Gaussian, of a mixture a mixture.  Bayes; Kalman 1960.
 
-    m + K (y - A m) and (I - K A) C (I - K A)^T + std^2 K K^T with K = C A^T (A C A^T + std^2 I)^{-1}; weights w_k N(y; A m_k, ...).  As y and
-    z are independent given x0, ``exact.denoiser(observed(world, operator, y, std=std), schedule)`` is E[x0 | z, y]: what `posterior`,
-    `pigdm` and `dps` aim at.  `operator` A has shape (m, d), y (m,).
+    m + K (y - A m) and (I - K A) C (I - K A)^T + std^2 K K^T, K = C A^T S^{-1}, S = A C A^T + std^2 I; weights w_k N(y; A m_k, S_k).  As
+    y and z are independent given x0, ``exact.denoiser(observed(world, operator, y, std=std), schedule)`` is E[x0 | z, y]: what
+    `posterior`, `pigdm` and `dps` aim at.  `operator` A has shape (m, d), y (m,).
     Raises: TypeError where the world is neither; ValueError where the shapes do not match, or std is negative.
     Theorems: observed-is-bayes, posterior-exact-for-gaussians, pigdm-exact-for-isotropic, dps-jensen-gap.
     """
@@ -269,7 +276,7 @@ def dps(
 
 
 def product(denoisers: Sequence[Denoiser], base: Denoiser, *, scales: Sequence[Scale] | None = None) -> Denoiser:
-    """x0_base + sum_i omega_i (x0_i - x0_base): the score of p_base prod_i (p_i/p_base)^omega_i at t.  Liu et al. 2022, Eq. 11.
+    """x0_base + sum_i omega_i (x0_i - x0_base): the score of p_base prod_i (p_i/p_base)^omega_i at t.  Liu et al. 2022.
 
     With every omega one, the sum of the scores less k - 1 times that of the base.  For experts without a law in common the base is
     flat, ``lambda z, t: z / schedule(t)[0]``.  What is not preserved: the product of the marginals at t is the marginal of the product at
@@ -279,17 +286,24 @@ def product(denoisers: Sequence[Denoiser], base: Denoiser, *, scales: Sequence[S
     """
     require(lambda denoisers: denoisers >= 1, "a product needs a denoiser", denoisers=len(denoisers))
     levels = [_level(scale) for scale in ([1.0] * len(denoisers) if scales is None else scales)]
-    require(lambda scales, denoisers: scales == denoisers, "each denoiser needs a scale", scales=len(levels), denoisers=len(denoisers))
+    require(
+        lambda scales, denoisers: scales == denoisers,
+        "each denoiser needs a scale",
+        scales=len(levels),
+        denoisers=len(denoisers),
+    )
 
     def composed(z: Sample, t: Time) -> Sample:
         origin = base(z, t)
-        return origin + sum(level(t) * (denoise(z, t) - origin) for level, denoise in zip(levels, denoisers, strict=True))
+        return origin + sum(
+            level(t) * (denoise(z, t) - origin) for level, denoise in zip(levels, denoisers, strict=True)
+        )
 
     return composed
 
 
 def negation(denoise: Denoiser, unwanted: Denoiser, base: Denoiser, *, scale: Scale = 1.0) -> Denoiser:
-    """x0_hat - omega (x0_unwanted - x0_base): the score of p (p_base/p_unwanted)^omega at t.  Du et al. 2020; Liu et al. 2022, Eq. 12.
+    """x0_hat - omega (x0_unwanted - x0_base): the score of p (p_base/p_unwanted)^omega at t.  Du et al. 2020; Liu et al. 2022.
 
     What is not preserved: as of a `product`, and the quotient may have no integral at all, where the unwanted law has thinner tails.
     Theorems: negation-divides.
@@ -304,7 +318,7 @@ def mixture(
     *,
     weights: Sequence[float] | None = None,
 ) -> Denoiser:
-    """sum_i r_i x0_i with r = softmax(log w_i + log p_i(z)): E[x0 | z] of sum_i w_i p_i, exactly and at every t.  Du et al. 2023, Sec. 3.
+    """sum_i r_i x0_i with r = softmax(log w_i + log p_i(z)): E[x0 | z] of sum_i w_i p_i, exactly and at every t.  Du et al. 2023.
 
     `log_probs` are (z, t) -> log p_i(z) at time t, in nats and up to a term that all have in common: ratios to one of them, or the
     logits of a classifier that has seen noise, do as well.  Weights are positive, equal if left out, and need not sum to one.  What
@@ -320,7 +334,9 @@ def mixture(
         require(lambda weight: weight > 0, "weights must be positive", weight=weight)
 
     def composed(z: Sample, t: Time) -> Sample:
-        r = jax.nn.softmax(jnp.stack([jnp.log(w) + log_prob(z, t) for w, log_prob in zip(weights, log_probs, strict=True)]))
+        r = jax.nn.softmax(
+            jnp.stack([jnp.log(w) + log_prob(z, t) for w, log_prob in zip(weights, log_probs, strict=True)])
+        )
         return sum(share * denoise(z, t) for share, denoise in zip(r, denoisers, strict=True))
 
     return composed

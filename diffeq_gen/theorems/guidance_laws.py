@@ -19,8 +19,16 @@ from diffeq_gen.clocks import log_snr
 from diffeq_gen.schedules import at
 from diffeq_gen.theorems.closed_form import _bayes, _known, _log_normal
 from diffeq_gen.theorems.domains import (
-    fractions, gaussians, mixtures, positive, scalars, schedules, smooth_schedules, times, vectors,
-)  # fmt: skip
+    fractions,
+    gaussians,
+    mixtures,
+    positive,
+    scalars,
+    schedules,
+    smooth_schedules,
+    times,
+    vectors,
+)
 from diffeq_gen.theorems.registry import theorem
 
 __all__: list[str] = []
@@ -54,7 +62,10 @@ def _classified(schedule, world, x0, eps, t, scale, seen):
     """Guided by the classifier of the first component that has seen data of the time `seen`, and Bayes' rule."""
     z, (alpha, sigma) = _noisy(schedule, x0, eps, t), schedule(t)
     guided = guidance.classifier(
-        _denoiser(world, schedule), schedule, lambda z, t: _first(world, z, *schedule(seen(t))), scale=lambda t: scale * t
+        _denoiser(world, schedule),
+        schedule,
+        lambda z, t: _first(world, z, *schedule(seen(t))),
+        scale=lambda t: scale * t,
     )
     told, untold = _bayes(world.means[0], world.covs[0], z, alpha, sigma).x0, exact.denoise(world, z, at(schedule, t))
     return guided(z, t), untold + scale * t * (told - untold)
@@ -218,9 +229,12 @@ def _moved(schedule, c, wide, t, scale, eta, apart):
 @theorem(source="Bradley & Nakkiran 2024; derived", kind="counterexample", schedule=smooth_schedules, c=narrow, wide=wider, t=times,
          scale=scalars("scales", 1.1, 5.0), eta=scalars("eta in [1/4, 2]", 0.25, 2.0))  # fmt: skip
 def cfg_ode_sde_differ(schedule, c, wide, t, scale, eta):
-    """The eta-family of a guided score -a z has no marginals in common: from a law of variance v its variance changes by eta^2 g^2 (a v - 1)
-    more than along the flow, which is nothing only where -z/v is the score that guides, as it is at omega = 1."""
-    moved, alone = _moved(schedule, c, wide, t, scale, eta, 1.0), _moved(schedule, c, wide, t, 1.0 + 0 * scale, eta, 0.0)
+    """The eta-family of a guided score -a z has no marginals in common: from a law of variance v its variance changes by
+    eta^2 g^2 (a v - 1) more than along the flow, which is nothing only where -z/v is the score that guides, as it is at omega = 1."""
+    moved, alone = (
+        _moved(schedule, c, wide, t, scale, eta, 1.0),
+        _moved(schedule, c, wide, t, 1.0 + 0 * scale, eta, 0.0),
+    )
     return (moved[0], alone[0]), (moved[1], alone[1])
 
 
@@ -243,7 +257,13 @@ def _two_tokens(untold, told, scale, heard):
     return whole, first[:, None] + second - mass[:, None] + left_over[:, None]
 
 
-@theorem(source="Dieleman 2022, 'Guidance'; derived", kind="counterexample", untold=vectors(2, 2), told=vectors(2, 2), scale=scales)
+@theorem(
+    source="Dieleman 2022, 'Guidance'; derived",
+    kind="counterexample",
+    untold=vectors(2, 2),
+    told=vectors(2, 2),
+    scale=scales,
+)
 def ar_guidance_factorwise(untold, told, scale):
     """Guiding every factor of an autoregressive model is not guiding the model: p_omega(x) is prod_i p_omega(x_i | x_{<i}) times the masses
     Z(x_1) that normalising the guided second factor has taken away."""
@@ -309,7 +329,11 @@ def phi_is_the_share_of_the_guided(guided, told, phi, t):
 
 def _in_intervals(schedule, told, untold, t, scale, margin, unit):
     """Guidance from below lambda(t) to above it, above it and below it, in multiples of `unit`; and what it is there."""
-    here, plain, guided = unit * log_snr(schedule, t), _said(told), guidance.classifier_free(_said(told), _said(untold), scale=scale)
+    here, plain, guided = (
+        unit * log_snr(schedule, t),
+        _said(told),
+        guidance.classifier_free(_said(told), _said(untold), scale=scale),
+    )
     ends = [(here - margin, here + margin), (here + margin, here + 2 * margin), (here - 2 * margin, here - margin)]
     found = [
         guidance.interval(guided, plain, schedule, log_snr_min=low, log_snr_max=high)(told, t) for low, high in ends

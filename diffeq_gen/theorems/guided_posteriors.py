@@ -134,12 +134,15 @@ def _isotropic(schedule, mean, variance, row, x0, eps, y, std, t, guide):
     return guide(denoise, z), _correlated(mean, cov, row[None, :], z, y[None], std, *schedule(t))
 
 
-@theorem(source="Song et al. 2023, 'Pseudoinverse-guided diffusion models for inverse problems', Sec. 3", cases=300, schedule=smooth_schedules,
-         mean=vectors(2), variance=positive("variances", 0.05, 5.0), row=vectors(2), x0=vectors(2), eps=vectors(2), y=vectors(), std=stds,
+@theorem(source="Song et al. 2023, 'Pseudoinverse-guided diffusion models for inverse problems', Sec. 3", cases=300,
+         schedule=smooth_schedules, mean=vectors(2), variance=positive("variances", 0.05, 5.0), row=vectors(2), x0=vectors(2), eps=vectors(2), y=vectors(), std=stds,
          t=times)  # fmt: skip
 def pigdm_exact_for_isotropic(schedule, mean, variance, row, x0, eps, y, std, t):
     """Pseudoinverse guidance with r^2 = v sigma^2/(alpha^2 v + sigma^2) is E[x0 | z, y] for data N(m, v I)."""
-    guide = lambda denoise, z: guidance.pigdm(denoise, schedule, row[None, :], y[None], std=std, variance=variance)(z, t)  # noqa: E731
+
+    def guide(denoise, z):
+        return guidance.pigdm(denoise, schedule, row[None, :], y[None], std=std, variance=variance)(z, t)
+
     return _isotropic(schedule, mean, variance, row, x0, eps, y, std, t, guide)
 
 
@@ -223,7 +226,7 @@ def _composed(schedule, base, first, second, x0, eps, t, a, b):
          kind="counterexample", cases=200, schedule=smooth_schedules, base=gaussians(2, low=1.0, high=5.0), first=gaussians(2),
          second=gaussians(2), x0=vectors(2), eps=vectors(2), t=times, a=powers, b=powers)  # fmt: skip
 def product_of_marginals(schedule, base, first, second, x0, eps, t, a, b):
-    """A product of denoisers has the score of p_0 (p_1/p_0)^a (p_2/p_0)^b with the marginals at t, which at t = 0 is that of the product."""
+    """A product of denoisers has the score of p_0 (p_1/p_0)^a (p_2/p_0)^b with the marginals at t: at t = 0 that of the product."""
     z, experts, found = _composed(schedule, base, first, second, x0, eps, t, a, b)
     alpha, sigma = schedule(t)
     log_prob = lambda one, z: _known(one, z, alpha, sigma).log_prob  # noqa: E731
