@@ -203,11 +203,12 @@ def _figures() -> Mapping[str, Callable[[], Any]]:
         "weights": plots.weight_curves,
         "schedules": lambda: plots.schedule_curves(families),
         "solvers": plots.solvers,
+        "guidance": plots.guided,
     }
 
 
 def plot(name: tyro.conf.Positional[str], /, *, out: Path | None = None) -> int:
-    """Draw one of the pictures: trajectories, weights, schedules, or the errors of solvers against their evaluations.
+    """Draw one of the pictures: trajectories, weights, schedules, guidance, or the errors of solvers against their evaluations.
 
     Args:
         name: Which.

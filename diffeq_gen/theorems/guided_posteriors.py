@@ -135,8 +135,8 @@ def _isotropic(schedule, mean, variance, row, x0, eps, y, std, t, guide):
 
 
 @theorem(source="Song et al. 2023, 'Pseudoinverse-guided diffusion models for inverse problems', Sec. 3", cases=300,
-         schedule=smooth_schedules, mean=vectors(2), variance=positive("variances", 0.05, 5.0), row=vectors(2), x0=vectors(2), eps=vectors(2), y=vectors(), std=stds,
-         t=times)  # fmt: skip
+         schedule=smooth_schedules, mean=vectors(2), variance=positive("variances", 0.05, 5.0), row=vectors(2), x0=vectors(2),
+         eps=vectors(2), y=vectors(), std=stds, t=times)  # fmt: skip
 def pigdm_exact_for_isotropic(schedule, mean, variance, row, x0, eps, y, std, t):
     """Pseudoinverse guidance with r^2 = v sigma^2/(alpha^2 v + sigma^2) is E[x0 | z, y] for data N(m, v I)."""
 
