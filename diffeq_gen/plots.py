@@ -243,7 +243,8 @@ def guided(*, scales: Sequence[float] = (1.0, 2.0, 4.0), count: int = 20_000, st
         masses = np.histogram(x0, edges, weights=density)[0] * float(x0[1] - x0[0])
         denoise = guidance.classifier_free(*models, scale=scale)
         for name, make, color in (("DDIM", samplers.ddim, "C0"), ("DDPM", samplers.ddpm, "C3")):
-            run = jax.vmap(lambda key, z, one=make(denoise, schedule): samplers.sample(key, one, z, times))
+            sampler = make(denoise, schedule)
+            run = jax.vmap(lambda key, z, sampler=sampler: samplers.sample(key, sampler, z, times))
             heights = np.histogram(run(keys, start), edges)[0] / count
             apart = np.sum(np.abs(heights - masses)) / 2
             axis.stairs(heights / np.diff(edges), edges, color=color, lw=1.3, label=f"{name}, {apart:.2f} apart")
