@@ -164,8 +164,7 @@ def rescale(guided: Denoiser, conditional: Denoiser, *, phi: float = 0.7) -> Den
     def rescaled(z: Sample, t: Time) -> Sample:
         x0, known = guided(z, t), conditional(z, t)
         spread, wanted = jnp.var(x0), jnp.var(known)
-        flat = spread <= 0
-        return jnp.where(flat, 1, 1 - phi + phi * jnp.sqrt(wanted / jnp.where(flat, 1, spread))) * x0
+        return jnp.where(spread > 0, 1 - phi + phi * jnp.sqrt(wanted / spread), 1) * x0
 
     return rescaled
 
@@ -182,23 +181,22 @@ def observed(world: Gaussian | Mixture, operator: jax.Array, y: jax.Array, *, st
     if not isinstance(world, Gaussian | Mixture):
         raise TypeError(f"only a Gaussian or a Mixture is again one where something of it is seen, got {world!r}")
     if isinstance(world, Gaussian):
-        _require_observation(operator, y, world.mean, std)
         return _seen(world, operator, y, std)[1]
-    _require_observation(operator, y, world.means[0], std)
     log_prob, each = jax.vmap(lambda mean, cov: _seen(Gaussian(mean, cov), operator, y, std))(world.means, world.covs)
     weights = jax.nn.softmax(jnp.log(world.weights) + log_prob)
     return Mixture(jnp.maximum(weights, jnp.finfo(weights.dtype).tiny), each.mean, each.cov)  # none is quite impossible
 
 
 def _seen(world: Gaussian, operator: jax.Array, y: jax.Array, std: float) -> tuple[jax.Array, Gaussian]:
-    """log p(y) in nats, and the law of x0 given y."""
+    """log p(y) in nats, up to a constant, and the law of x0 given y."""
+    _require_observation(operator, y, world.mean, std)
     along = dot(operator, world.cov)
     root = jnp.linalg.cholesky(dot(along, operator.T) + std**2 * jnp.eye(len(y), dtype=along.dtype))
     white = jax.scipy.linalg.solve_triangular(root, y - dot(operator, world.mean), lower=True)
     gain = jax.scipy.linalg.cho_solve((root, True), along).T
     left = jnp.eye(len(world.mean), dtype=along.dtype) - dot(gain, operator)
     cov = dot(dot(left, world.cov), left.T) + std**2 * dot(gain, gain.T)
-    log_prob = -jnp.sum(white * white / 2 + jnp.log(jnp.diagonal(root)) + math.log(2 * math.pi) / 2)
+    log_prob = -jnp.sum(white * white / 2 + jnp.log(jnp.diagonal(root)))
     return log_prob, Gaussian(world.mean + dot(gain, y - dot(operator, world.mean)), (cov + cov.T) / 2)
 
 
@@ -349,18 +347,13 @@ def _level(scale: Scale) -> Callable[[Time], jax.Array | float]:
 def _over_alpha(of: Callable[[Time], tuple[Sample, Sample]], schedule: Schedule, t: Time) -> tuple[Sample, Sample]:
     """(x0_hat, (sigma^2/alpha) pull) of `of`: t -> (x0_hat, pull); where alpha is zero, and pull with it, of their slopes in t."""
     p = at(schedule, t)
-    carries = p.alpha > 0
-    alpha, alpha_dot = jnp.where(carries, p.alpha, 1), jnp.where(carries, 1, p.alpha_dot)
-
-    def quotient(t: Time) -> tuple[Sample, Sample]:
-        x0, pull = of(t)
-        return x0, p.sigma**2 / alpha * pull
 
     def limit(t: Time) -> tuple[Sample, Sample]:
         (x0, _), (_, slope) = jax.jvp(of, (t,), (jnp.ones_like(t),))
-        return x0, p.sigma**2 / alpha_dot * slope
+        return x0, slope
 
-    return jax.lax.cond(carries, quotient, limit, p.t)
+    x0, pull = jax.lax.cond(p.alpha > 0, of, limit, p.t)
+    return x0, p.sigma**2 / jnp.where(p.alpha > 0, p.alpha, p.alpha_dot) * pull
 
 
 def _pulled(denoise: Denoiser, ascent: Callable[[Sample], Sample], z: Sample, t: Time) -> tuple[Sample, Sample]:

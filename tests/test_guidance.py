@@ -59,21 +59,20 @@ EXACT = ("classifier", "posterior")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("schedule", [Flow(), Cosine()], ids=repr)
-def test_finite_at_both_ends_and_in_slopes_and_one_in_jit_and_vmap(schedule, kind):
-    guided, z = everything(schedule)[kind], jnp.asarray(Z)
+def test_finite_at_both_ends_and_in_slopes_and_one_in_jit_and_vmap(kind):
+    guided, z = everything(Cosine())[kind], jnp.asarray(Z)
     times = jnp.array([0.0, 0.3, 0.5, 1.0])
-    with jax.numpy_rank_promotion("raise"):
-        one = np.array([guided(z, t) for t in times])
+    alone = jax.jit(guided)
+    one = np.array([alone(z, t) for t in times])
     assert np.all(np.isfinite(one))
     np.testing.assert_allclose(jax.jit(jax.vmap(guided, in_axes=(None, 0)))(z, times), one, rtol=1e-9, atol=1e-12)
-    slopes = jax.vmap(jax.jacfwd(guided), in_axes=(None, 0))(z, times)
+    slopes = jax.jit(jax.vmap(jax.jacfwd(guided), in_axes=(None, 0)))(z, times)
     assert np.all(np.isfinite(slopes)) and np.all(np.isfinite(jax.jit(jax.jacrev(guided))(z, 1.0)))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_float32_stays_float32(precision, kind):
-    guided = everything(Cosine())[kind]
+    guided = jax.jit(everything(Cosine())[kind])
     for t in (0.2, 1.0):
         found = guided(jnp.asarray(Z, precision), jnp.asarray(t, precision))
         assert found.dtype == precision and found.shape == (2,) and np.all(np.isfinite(found))
@@ -83,8 +82,8 @@ def test_float32_stays_float32(precision, kind):
 @pytest.mark.parametrize("schedule", [Flow(), Cosine(), VP(), EDM()], ids=repr)
 def test_exact_methods_are_exact_up_to_both_ends(schedule, kind):
     """Also at alpha = 0, where E[x0 | z, y] = E[x0 | y], though z says nothing of y."""
-    guided = everything(schedule)[kind]
-    told = exact.denoiser(guidance.observed(gaussian(), jnp.asarray(ROW), jnp.asarray(Y), std=STD), schedule)
+    guided = jax.jit(everything(schedule)[kind])
+    told = jax.jit(exact.denoiser(guidance.observed(gaussian(), jnp.asarray(ROW), jnp.asarray(Y), std=STD), schedule))
     for t in (0.0, 1e-3, 0.4, 0.999, 1.0):
         np.testing.assert_allclose(guided(jnp.asarray(Z), t), told(jnp.asarray(Z), t), rtol=1e-7)
     np.testing.assert_allclose(exact.denoiser(gaussian(), schedule)(jnp.asarray(Z), 0.0), Z, rtol=1e-3)
@@ -92,7 +91,7 @@ def test_exact_methods_are_exact_up_to_both_ends(schedule, kind):
 
 def test_at_pure_noise_the_limit_is_that_of_less_noise():
     for kind in ("classifier", "posterior", "pigdm", "dps"):
-        guided = everything(Flow())[kind]
+        guided = jax.jit(everything(Flow())[kind])
         near, there = guided(jnp.asarray(Z), 1 - 1e-7), guided(jnp.asarray(Z), 1.0)
         np.testing.assert_allclose(there, near, rtol=1e-5)
         assert np.max(np.abs(there - MEAN)) > 0.1

@@ -284,7 +284,7 @@ def _away(schedule, good, bad, x0, eps, t, scale, counted):
     return guided(z, t), _known(good, z, alpha, sigma).x0 + (scale - counted) * sigma**2 / alpha * jax.grad(ratio)(z)
 
 
-@theorem(source="Karras et al. 2024, 'Guiding a diffusion model with a bad version of itself', Eq. 4", cases=300, schedule=smooth_schedules,
+@theorem(source="Karras et al. 2024, 'Guiding a diffusion model with a bad version of itself'", cases=300, schedule=smooth_schedules,
          good=gaussians(2), bad=gaussians(2), x0=vectors(2), eps=vectors(2), t=times, scale=scales)  # fmt: skip
 def autoguidance(schedule, good, bad, x0, eps, t, scale):
     """Autoguidance climbs (p_good/p_bad)^{omega-1} from the good model: of a bad model without condition it is classifier-free guidance."""
