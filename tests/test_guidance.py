@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.stats import multivariate_normal
 
 from diffeq_gen import clocks, exact, guidance, predictions, samplers
 from diffeq_gen.schedules import EDM, VE, VP, Cosine, Flow, at
@@ -132,6 +133,12 @@ def test_a_mixture_that_is_told_something_keeps_every_component():
         variance = (ROW @ COV @ ROW.T)[0, 0] + 0.25
         mass.append(world.weights[k] * np.exp(-((Y - ROW @ np.asarray(world.means[k]))[0] ** 2) / (2 * variance)))
     np.testing.assert_allclose(told.weights, np.array(mass) / np.sum(mass), rtol=1e-12)
+    both = np.array([[1.0, 0.5], [0.3, -2.0]]), np.array([0.7, 0.4])
+    told, mass = guidance.observed(world, *map(jnp.asarray, both), std=1.5), []
+    for weight, mean in zip(world.weights, np.asarray(world.means), strict=True):
+        law = multivariate_normal(both[0] @ mean, both[0] @ COV @ both[0].T + 1.5**2 * np.eye(2))
+        mass.append(weight * law.pdf(both[1]))
+    np.testing.assert_allclose(told.weights, np.array(mass) / np.sum(mass), rtol=1e-12)
     far = exact.Mixture(world.weights, 100 * world.means, world.covs)
     sure = guidance.observed(far, jnp.array([[1.0, 0.0]]), jnp.array([300.0]), std=0.01)
     assert 0 < sure.weights[1] < 1e-300 and sure.weights[0] == 1
@@ -152,6 +159,8 @@ def test_samples_of_any_shape_are_read_row_by_row():
             jnp.asarray(z).reshape(-1), 0.6
         )
         np.testing.assert_allclose(of_square, np.reshape(of_flat, (2, 2)), rtol=1e-12)
+        told = exact.denoiser(guidance.observed(flat, operator, y, std=0.3), schedule)(jnp.asarray(z).reshape(-1), 0.6)
+        assert np.allclose(of_flat, told, rtol=1e-9) == (method is guidance.posterior)
 
 
 def test_what_is_left_out_is_what_the_docstrings_say():
