@@ -27,6 +27,7 @@ _CHAPTERS = (
     "weights",
     "spectral",
     "importance",
+    "guidance",
     "losses",
     "score_matching",
     "samplers",

@@ -205,6 +205,7 @@ def _figures() -> Mapping[str, Callable[[], Any]]:
         "solvers": plots.solvers,
         "bending": plots.bending,
         "spectrum": lambda: plots.spectra(_digits()),
+        "guidance": plots.guided,
     }
 
 
@@ -217,7 +218,7 @@ def _digits() -> Sample:
 
 def plot(name: tyro.conf.Positional[str], /, *, out: Path | None = None) -> int:
     """Draw one of the pictures: trajectories, weights, schedules, the errors of solvers against their evaluations, how flows
-    bend with the variance of the data, or the spectrum of the digits and where it meets that of the noise.
+    bend with the variance of the data, guidance, or the spectrum of the digits and where it meets that of the noise.
 
     Args:
         name: Which.

@@ -1,7 +1,7 @@
 """Pictures: what a training run and a theorem look like.  Every function returns a matplotlib figure.
 
 loss curve | samples | trajectories of DDIM and of the flow's Euler rule | where flows bend | weights on the axis of log-SNR |
-spectra of data and noise
+spectra of data and noise | guided samples
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,13 +15,14 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from diffeq_gen import clocks, exact, grids, samplers, schedules, spectral, weights
+from diffeq_gen import clocks, exact, grids, guidance, samplers, schedules, spectral, weights
 from diffeq_gen.coordinates import STRAIGHT
 from diffeq_gen.types import Denoiser, Sample, Sampler, Schedule
 
 __all__ = [
     "bending",
     "digits_grid",
+    "guided",
     "loss_curve",
     "residuals",
     "samples",
@@ -302,6 +303,42 @@ def spectra(
               ylim=(0, 1.1 * float(jnp.max(every))))  # fmt: skip
     right.invert_xaxis()
     right.legend(fontsize=8, loc="upper left")
+    return figure
+
+
+def guided(*, scales: Sequence[float] = (1.0, 2.0, 4.0), count: int = 20_000, steps: int = 100) -> Figure:
+    """Where classifier-free guidance ends, by DDIM and by DDPM, on the tempered law that its score is taken for, in one dimension.
+
+    Half of the data are of the class that is asked for, of two modes, one of which the other class shares.  Samples are drawn as
+    histograms with their total variation from p(x0)^{1-omega} p(x0|y)^omega, which is drawn as an area: noise alone makes it 0.02.
+    """
+    wanted = exact.Mixture(jnp.array([0.5, 0.5]), jnp.array([[-0.8], [1.0]]), jnp.array([[[0.12]], [[0.2]]]))
+    other = exact.Gaussian(jnp.array([-1.6]), jnp.array([[0.3]]))
+    means, covs = (jnp.concatenate([a, b[None]]) for a, b in ((wanted.means, other.mean), (wanted.covs, other.cov)))
+    world, schedule = exact.Mixture(jnp.array([0.25, 0.25, 0.5]), means, covs), schedules.Cosine()
+    models = exact.denoiser(wanted, schedule), exact.denoiser(world, schedule)
+    times = clocks.uniform_log_snr(schedule, steps, log_snr_min=-10.0, log_snr_max=10.0)
+    opening, walking = jax.random.split(jax.random.key(0))
+    start, keys = jax.random.normal(opening, (count, 1)), jax.random.split(walking, count)
+    x0, edges = jnp.linspace(-3.5, 3.5, 1401), np.linspace(-3.5, 3.5, 71)
+    clean = schedules.at(lambda t: (1 + 0 * t, 0 * t), 0.0)
+    log_c, log_u = (jax.vmap(lambda x, one=one: exact.log_prob(one, x, clean))(x0[:, None]) for one in (wanted, world))
+    figure, axes = _figure(len(scales), width=4.2)
+    for axis, scale in zip(axes, scales, strict=True):
+        density = np.exp((1 - scale) * log_u + scale * log_c)
+        density /= np.sum(density) * float(x0[1] - x0[0])
+        axis.fill_between(x0, density, color="C7", alpha=0.35, lw=0, label="tempered law")
+        masses = np.histogram(x0, edges, weights=density)[0] * float(x0[1] - x0[0])
+        denoise = guidance.classifier_free(*models, scale=scale)
+        for name, make, color in (("DDIM", samplers.ddim, "C0"), ("DDPM", samplers.ddpm, "C3")):
+            sampler = make(denoise, schedule)
+            run = jax.vmap(lambda key, z, sampler=sampler: samplers.sample(key, sampler, z, times))
+            heights = np.histogram(run(keys, start), edges)[0] / count
+            apart = np.sum(np.abs(heights - masses)) / 2
+            axis.stairs(heights / np.diff(edges), edges, color=color, lw=1.3, label=f"{name}, {apart:.2f} apart")
+        axis.set(xlabel="x0", title=f"omega = {scale:g}", yticks=[])
+        axis.legend(fontsize=8, loc="upper left")
+    axes[0].set_ylabel("density")
     return figure
 
 

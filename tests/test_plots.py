@@ -100,3 +100,17 @@ def test_the_picture_of_spectra_shows_where_signal_and_noise_cross():
     cosine = plots.spectra(pictures, schedule=Cosine(), times=(0.25,)).axes[0].lines[3].get_ydata()[0]
     np.testing.assert_allclose(cosine, np.tan(np.pi / 8) ** 2, rtol=1e-5)
     assert "/ f^" in law.get_label()
+
+
+def test_guided_samples_are_all_drawn_and_their_distance_is_measured():
+    plain, strong = plots.guided(scales=(1.0, 4.0), count=2000, steps=30).axes
+    for axis, low, high in ((plain, 0.0, 0.1), (strong, 0.2, 0.6)):
+        law, *drawn = (text.get_text() for text in axis.get_legend().get_texts())
+        apart = [float(re.search(r", (\S+) apart", name).group(1)) for name in drawn]
+        assert law == "tempered law" and [name.split(",")[0] for name in drawn] == ["DDIM", "DDPM"]
+        assert all(low <= value <= high for value in apart), apart
+        x, y = axis.collections[0].get_paths()[0].vertices.T
+        np.testing.assert_allclose(abs(np.trapezoid(y, x)), 1.0, rtol=1e-3)
+        for stairs in axis.patches:
+            heights, edges, _ = stairs.get_data()
+            np.testing.assert_allclose(np.sum(heights * np.diff(edges)), 1.0, rtol=2e-3)

@@ -326,6 +326,9 @@ def cond(balls: list[Ball], *, branches: Sequence[core.ClosedJaxpr], **params: A
     if params.get("branches_platforms") is not None:
         branch = branches[[p is None or jax.default_backend() in p for p in params["branches_platforms"]].index(True)]
         return interpret(branch.jaxpr, branch.consts, args)
+    if not is_traced(jax.tree.leaves(balls)) and not np.any(radius_of(index)):
+        branch = branches[int(np.clip(index.value, 0, len(branches) - 1))]
+        return interpret(branch.jaxpr, branch.consts, args)
     runs = [lambda b=b: interpret(b.jaxpr, b.consts, args) for b in branches]
     shapes = [jax.eval_shape(run) for run in runs]
     exact = [all(shape[i].radius is None for shape in shapes) for i in range(len(shapes[0]))]
