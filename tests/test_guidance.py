@@ -98,6 +98,13 @@ def test_at_pure_noise_the_limit_is_that_of_less_noise():
         assert np.max(np.abs(there - MEAN)) > 0.1
 
 
+def test_the_limit_is_taken_where_alpha_vanishes_not_where_time_ends():
+    schedule = lambda t: (1 - 1.25 * t, t)  # noqa: E731
+    denoise, row, y = exact.denoiser(gaussian(), schedule), jnp.asarray(ROW), jnp.asarray(Y)
+    guided = guidance.posterior(denoise, schedule, row, y, std=STD)(jnp.asarray(Z), 0.8)
+    np.testing.assert_allclose(guided, guidance.observed(gaussian(), row, y, std=STD).mean, rtol=1e-12)
+
+
 def joint(mean, cov, operator, y, std):
     """Mean and covariance of x0 given y, by numpy."""
     gain = cov @ operator.T @ np.linalg.inv(operator @ cov @ operator.T + std**2 * np.eye(len(y)))
