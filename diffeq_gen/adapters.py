@@ -56,8 +56,7 @@ def ode(
     Theorems: one-step-keeps-the-marginals, a-run-is-of-second-order, a-point-keeps-its-law.
     """
     _require_solver(solver, steps)
-    single = solver.term_structure is diffrax.AbstractTerm
-    require(lambda solver: single, "the solver must be for an ODE of one term", solver=solver)
+    _require_one_term(solver)
     constant = isinstance(controller, diffrax.ConstantStepSize)
     require(lambda steps: constant or steps == 1, "steps are equal ones: a controller chooses its own", steps=steps)
     require(lambda max_steps: max_steps >= 1, "max_steps must be at least 1", max_steps=max_steps)
@@ -140,8 +139,7 @@ def solve(
     Theorems: instantaneous-change-of-variables.
     """
     _require_solver(solver, steps)
-    single = solver.term_structure is diffrax.AbstractTerm
-    require(lambda solver: single, "the solver must be for an ODE of one term", solver=solver)
+    _require_one_term(solver)
     require(lambda max_steps: max_steps >= 1, "max_steps must be at least 1", max_steps=max_steps)
     constant = isinstance(controller, diffrax.ConstantStepSize)
 
@@ -254,6 +252,11 @@ def _in_equal_steps(
     state = solver.init(terms(noise[0]), ends[0], ends[1], y, None)
     (y, _, reached), _ = jax.lax.scan(body, (y, state, jnp.ones((), bool)), (noise, ends[:-1], ends[1:]))
     return y, reached
+
+
+def _require_one_term(solver: diffrax.AbstractSolver) -> None:
+    single = solver.term_structure is diffrax.AbstractTerm
+    require(lambda solver: single, "the solver must be for an ODE of one term", solver=solver)
 
 
 def _require_solver(solver: diffrax.AbstractSolver, steps: int) -> None:

@@ -36,22 +36,23 @@ class Histogram:
 
     def time(self, u: jax.Array) -> Time:
         """H^{-1}(u): t of density h where u is uniform on [0, 1], linear within each bin."""
-        mass = jnp.cumsum(self._shares())
+        mass = jnp.cumsum(self.relative()) / self.heights.size
         edges = jnp.linspace(0, 1, self.heights.size + 1, dtype=mass.dtype)
         share = jnp.interp(jnp.asarray(u, mass.dtype), jnp.concatenate([jnp.zeros_like(mass[:1]), mass]), edges)
         return self.ends[0] + (self.ends[1] - self.ends[0]) * jnp.clip(share, 0, 1)
 
     def log_density(self, t: Time) -> jax.Array:
         """log h(t); of times beyond the ends that of the last bin."""
-        return jnp.log(self._shares() * self.heights.size)[self.bin(t)]
+        return jnp.log(self.relative())[self.bin(t)]
 
     def bin(self, t: Time) -> jax.Array:
         """The bin of t; of times beyond the ends the last on that side."""
         share = (jnp.asarray(t) - self.ends[0]) / (self.ends[1] - self.ends[0])
         return jnp.clip(jnp.floor(share * self.heights.size).astype(jnp.int32), 0, self.heights.size - 1)
 
-    def _shares(self) -> jax.Array:
-        return self.heights / jnp.sum(self.heights)
+    def relative(self) -> jax.Array:
+        """h of each bin: heights whose mean is one."""
+        return self.heights / jnp.mean(self.heights)
 
 
 def uniform(bins: int = 64, *, ends: tuple[float, float] = ENDS) -> Histogram:
@@ -85,7 +86,7 @@ def second_moment(density: Histogram, squares: jax.Array) -> jax.Array:
 
     Theorems: optimal-importance-density, a-floor-bounds-what-a-wrong-density-costs.
     """
-    return jnp.mean(squares * jnp.mean(density.heights) / density.heights)
+    return jnp.mean(squares / density.relative())
 
 
 @pytree
@@ -107,10 +108,10 @@ class Seen:
     def none(*, bins: int = 64, ends: tuple[float, float] = ENDS) -> "Seen":
         """Nothing yet.
 
-        Raises: ValueError where bins is not positive.
+        Raises: ValueError where bins is not positive, or ends do not rise within [0, 1].
         """
-        require(lambda bins: bins >= 1, "bins must be positive", bins=bins)
-        return Seen(jnp.zeros(bins), jnp.zeros(bins), jnp.zeros(bins), ends)
+        none = jnp.zeros_like(uniform(bins, ends=ends).heights)
+        return Seen(none, none, none, ends)
 
     def noted(self, times: Time, losses: jax.Array, *, decay: float = 1.0) -> "Seen":
         """With these losses at these times, what was before counting `decay` times as much.
@@ -119,7 +120,7 @@ class Seen:
         Raises: ValueError where decay does not lie in [0, 1].
         """
         require(lambda decay: 0 <= decay <= 1, "decay must lie in [0, 1]", decay=decay)
-        place, known = Histogram(jnp.ones_like(self.counts), self.ends).bin(times), jnp.isfinite(losses)
+        place, known = uniform(self.counts.size, ends=self.ends).bin(times), jnp.isfinite(losses)
 
         def add(old: jax.Array, new: jax.Array) -> jax.Array:
             return (decay * old).at[place].add(jnp.where(known, new, 0).astype(old.dtype))

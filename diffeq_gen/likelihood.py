@@ -18,7 +18,8 @@ import jax.numpy as jnp
 
 from diffeq_gen import clocks
 from diffeq_gen.predictions import convert, data, noise
-from diffeq_gen.samplers.control import Control, whitened_output
+from diffeq_gen.samplers.control import Control, output_of_rows
+from diffeq_gen.samplers.runge_kutta import classical
 from diffeq_gen.schedules import at
 from diffeq_gen.traces import divergence, estimated
 from diffeq_gen.types import Denoiser, Key, Point, Sample, Schedule, require
@@ -46,9 +47,9 @@ def rates(denoise: Denoiser, schedule: Schedule, control: Control, *, probes: Sa
     """
 
     def slope(theta: jax.Array, y: Sample) -> Sample:
-        p = _point(schedule, control, theta)
-        z = control.colour(control.rows(y), y, p)
-        _, output = whitened_output(control, denoise(z, p.t), z, p)
+        p, rows = _point(schedule, control, theta), control.rows(y)
+        x0 = denoise(control.colour(rows, y, p), p.t)
+        output = output_of_rows(control, control.rows(control.about(x0, 1.0)), rows, p)
         share = control.roots() / _root(control)
         turned = output * share / (jnp.square(jnp.cos(theta)) + jnp.square(share * jnp.sin(theta)))
         return control.across(turned).reshape(y.shape)
@@ -75,12 +76,11 @@ def encode(
     Raises: ValueError where steps is not positive.
     Theorems: likelihood-is-exact-for-gaussians, instantaneous-change-of-variables.
     """
-    solve = _classical(steps) if solve is None else solve
     control = _plain(x0) if control is None else control
-    start, end = _ends(schedule, control, log_snr_min, log_snr_max, x0.dtype)
-    p = _point(schedule, control, start)
+    clean, noisy = _ends(schedule, control, log_snr_min, log_snr_max, x0.dtype)
+    p, rate = _point(schedule, control, clean), rates(denoise, schedule, control, probes=probes)
     y = control.across(control.whiten(p.alpha * x0, p)).reshape(x0.shape)
-    y, gained = solve(rates(denoise, schedule, control, probes=probes), (y, jnp.zeros((), y.dtype)), start, end)
+    y, gained = _followed(rate, y, clean, noisy, steps, solve)
     return y, _log_normal(y) + gained - _log_volume(control, p, x0.size)
 
 
@@ -93,11 +93,10 @@ def decode(
     Raises: ValueError where steps is not positive.
     Theorems: likelihood-is-exact-for-gaussians, instantaneous-change-of-variables.
     """
-    solve = _classical(steps) if solve is None else solve
     control = _plain(y) if control is None else control
-    end, start = _ends(schedule, control, log_snr_min, log_snr_max, y.dtype)
-    p = _point(schedule, control, end)
-    moved, lost = solve(rates(denoise, schedule, control, probes=probes), (y, jnp.zeros((), y.dtype)), start, end)
+    clean, noisy = _ends(schedule, control, log_snr_min, log_snr_max, y.dtype)
+    p, rate = _point(schedule, control, clean), rates(denoise, schedule, control, probes=probes)
+    moved, lost = _followed(rate, y, noisy, clean, steps, solve)
     x0 = control.colour(control.rows(moved), moved, p) / p.alpha
     return x0, _log_normal(y) - lost - _log_volume(control, p, y.size)
 
@@ -140,30 +139,18 @@ def _log_volume(control: Control, p: Point, d: int) -> jax.Array:
     return d * control.mean_of(wide)
 
 
-def _classical(steps: int) -> Solve:
-    """The classical Runge-Kutta rule in equal steps."""
+def _followed(rate: Rate, y: Sample, start: jax.Array, end: jax.Array, steps: int, solve: Solve | None) -> State:
+    """(y, int trace dtheta) at the end: by the classical Runge-Kutta rule in equal steps, where nothing else is to solve."""
+    state = y, jnp.zeros((), y.dtype)
+    if solve is not None:
+        return solve(rate, state, start, end)
     require(lambda steps: steps >= 1, "steps must be positive", steps=steps)
+    h = (end - start) / steps
 
-    def solve(rate: Rate, state: State, start: jax.Array, end: jax.Array) -> State:
-        h = (end - start) / steps
+    def step(state: State, i: jax.Array) -> tuple[State, None]:
+        return classical(lambda state, theta: rate(theta, state), state, start + i * h, h), None
 
-        def step(state: State, i: jax.Array) -> tuple[State, None]:
-            here = start + i * h
-            first = rate(here, state)
-            second = rate(here + h / 2, _moved(state, h / 2, first))
-            third = rate(here + h / 2, _moved(state, h / 2, second))
-            last = rate(here + h, _moved(state, h, third))
-            for weight, part in ((1, first), (2, second), (2, third), (1, last)):
-                state = _moved(state, weight * h / 6, part)
-            return state, None
-
-        return jax.lax.scan(step, state, jnp.arange(steps, dtype=h.dtype))[0]
-
-    return solve
-
-
-def _moved(state: State, h: jax.Array, slope: State) -> State:
-    return jax.tree.map(lambda value, rate: value + h * rate, state, slope)
+    return jax.lax.scan(step, state, jnp.arange(steps, dtype=h.dtype))[0]
 
 
 def elbo(

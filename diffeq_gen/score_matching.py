@@ -12,9 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from diffeq_gen import traces
-from diffeq_gen.paths import perturb
+from diffeq_gen.losses import denoising_loss
 from diffeq_gen.predictions import score as score_form
-from diffeq_gen.schedules import at
 from diffeq_gen.types import Field, Sample, Schedule, Time
 
 __all__ = ["denoising", "explicit", "implicit", "sliced"]
@@ -57,6 +56,4 @@ def denoising(field: Field, schedule: Schedule, x0: Sample, eps: Sample, t: Time
     Raises: ValueError where x0 and eps differ in shape.
     Theorems: denoising-is-explicit-score-matching, cfm-is-flow-matching.
     """
-    p = at(schedule, t)
-    _, b = score_form(p)
-    return jnp.sum(jnp.square(field(perturb(x0, eps, p), t) - b * eps)) / 2
+    return x0.size / 2 * denoising_loss(field, schedule, score_form, x0, eps, t)

@@ -23,7 +23,16 @@ from diffeq_gen.coordinates import line, time_on
 from diffeq_gen.samplers.mixture import Components, fit
 from diffeq_gen.types import Point, Sample, Schedule, dot, pytree, require
 
-__all__ = ["Control", "control_of", "control_times", "count_of_axes", "floored", "network_output", "whitened_output"]
+__all__ = [
+    "Control",
+    "control_of",
+    "control_times",
+    "count_of_axes",
+    "floored",
+    "network_output",
+    "output_of_rows",
+    "whitened_output",
+]
 
 FEW = 256
 """Dimensions up to which every axis is found, and a mixture tried."""
@@ -186,10 +195,16 @@ def network_output(control: Control, x0: Sample, z: Sample, p: Point) -> jax.Arr
 
 def whitened_output(control: Control, x0: Sample, z: Sample, p: Point) -> tuple[jax.Array, jax.Array]:
     """(y, F), both `rows`, for one reading of the basis; at sigma = 0 F is something finite, which nobody reads."""
-    std, root = control._std(p), control.roots()
     z_rows, x0_rows = jnp.split(control.rows(jnp.stack([control.about(z, p.alpha), control.about(x0, 1.0)])), 2)
-    y, sine, cosine = z_rows / std, p.alpha * root / std, jnp.where(p.sigma > 0, p.sigma, 1) / std
-    return y, (x0_rows / root - sine * y) / cosine
+    y = z_rows / control._std(p)
+    return y, output_of_rows(control, x0_rows, y, p)
+
+
+def output_of_rows(control: Control, x0: jax.Array, y: jax.Array, p: Point) -> jax.Array:
+    """F of a y that is known, and x0 about the mean, both `rows`."""
+    std, root = control._std(p), control.roots()
+    sine, cosine = p.alpha * root / std, jnp.where(p.sigma > 0, p.sigma, 1) / std
+    return (x0 / root - sine * y) / cosine
 
 
 def control_times(

@@ -27,6 +27,7 @@ from diffeq_gen.samplers.control import Control, whitened_output
 from diffeq_gen.samplers.interpolation import require_order
 from diffeq_gen.samplers.mixture import Components, denoise_components
 from diffeq_gen.samplers.newton import integrals, polynomial, shares
+from diffeq_gen.samplers.runge_kutta import classical
 from diffeq_gen.schedules import at
 from diffeq_gen.types import Denoiser, Point, Sample, Sampler, Schedule, Time, concrete, require
 
@@ -113,19 +114,14 @@ def _moved(
         return tangent / (1 + jnp.square(tangent)) / 2 * output
 
     def small(y: jax.Array, i: jax.Array) -> tuple[jax.Array, None]:
-        here = low + i * h
-        a = slope(y, here)
-        b = slope(y + h / 2 * a, here + h / 2)
-        c = slope(y + h / 2 * b, here + h / 2)
-        d = slope(y + h * c, here + h)
-        return y + h / 6 * (a + 2 * b + 2 * c + d), None
+        return classical(slope, y, low + i * h, h), None
 
     return jax.lax.scan(small, y, jnp.arange(substeps, dtype=h.dtype))[0]
 
 
 def _log_snr_near(control: Control, p: Point) -> jax.Array:
     """log-SNR, cut to where the angles still change."""
-    middle = -jnp.log(jnp.mean(control.variances))
+    middle = -jnp.log(control.mean_of(jnp.asarray))
     alpha, sigma = (jnp.maximum(part, jnp.finfo(part.dtype).tiny) for part in (p.alpha, p.sigma))
     return jnp.clip(2 * (jnp.log(alpha) - jnp.log(sigma)), middle - FAR, middle + FAR)
 

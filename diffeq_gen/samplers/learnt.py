@@ -52,10 +52,10 @@ def control_from(
     require(lambda scale, noise, floor: (scale > 0) & (noise > 0) & (floor > 0), "scale, noise and floor must be positive",
             scale=scale, noise=noise, floor=floor)  # fmt: skip
     require(lambda rounds: rounds >= 1, "rounds must be positive", rounds=rounds)
-    count = count_of_axes(axes, np.prod(jnp.shape(eps)[1:], dtype=int))
     rows = jnp.asarray(eps).reshape(len(eps), -1)
     cast = lambda leaf: jnp.asarray(leaf, rows.dtype)  # noqa: E731
     (n, d), ask = rows.shape, jax.jit(denoise)
+    count = count_of_axes(axes, d)
     mean, turned, variances = np.zeros(d), np.eye(d), np.full(d, scale**2)
     for _ in range(rounds):
         level = noise * np.mean(variances**2) ** 0.25

@@ -291,16 +291,12 @@ def one_wave_after_the_other(schedule, content, few, z, t, log_snr, distance):
 def perspective_expectation(schedule, few, x0, eps, guess, t):
     """Of all data that may have become z, the gradient of a squared error has the mean that the exact expectation as target would give,
     and the covariance 4 (det/sigma)^2 Cov(x0 | z): distillation keeps minimiser and gradient, and takes exactly that noise away."""
-    return _taught(
-        schedule,
-        few,
-        x0,
-        eps,
-        guess,
-        t,
-        lambda few, r: r @ few.points,
-        lambda prediction, p: predictions.determinant(prediction, p) / p.sigma,
-    )
+    return _taught(schedule, few, x0, eps, guess, t, lambda few, r: r @ few.points, _error_factor)
+
+
+def _error_factor(prediction, p):
+    """det/sigma: the error of a prediction over that of x0."""
+    return predictions.determinant(prediction, p) / p.sigma
 
 
 def _taught(schedule, few, x0, eps, guess, t, target, factor):
@@ -328,16 +324,7 @@ def _taught(schedule, few, x0, eps, guess, t, target, factor):
 @perspective_expectation.near_miss
 def the_likeliest_data_are_the_target(schedule, few, x0, eps, guess, t):
     """The mean gradient leads to the likeliest of the data."""
-    return _taught(
-        schedule,
-        few,
-        x0,
-        eps,
-        guess,
-        t,
-        lambda few, r: few.points[jnp.argmax(r)],
-        lambda prediction, p: predictions.determinant(prediction, p) / p.sigma,
-    )
+    return _taught(schedule, few, x0, eps, guess, t, lambda few, r: few.points[jnp.argmax(r)], _error_factor)
 
 
 @perspective_expectation.near_miss
