@@ -55,16 +55,8 @@ def ode(
     than t; where z is nan, if that is known, as it is outside `jit`.  TypeError where the solver is none of diffrax.
     Theorems: one-step-keeps-the-marginals, a-run-is-of-second-order, a-point-keeps-its-law.
     """
-    _require_solver(solver, steps)
-    _require_one_term(solver)
-    constant = isinstance(controller, diffrax.ConstantStepSize)
+    constant = _require_ode(solver, controller, adjoint, steps, max_steps)
     require(lambda steps: constant or steps == 1, "steps are equal ones: a controller chooses its own", steps=steps)
-    require(lambda max_steps: max_steps >= 1, "max_steps must be at least 1", max_steps=max_steps)
-    blind = isinstance(adjoint, diffrax.BacksolveAdjoint)
-    require(lambda adjoint: not blind, "adjoint must see what denoise holds", adjoint=adjoint)
-    tolerant = isinstance(getattr(getattr(solver, "root_finder", None), "rtol", 0.0), float | jax.Array)
-    require(lambda solver: tolerant or not constant, "an implicit solver needs a controller, or a root_finder with tolerances",
-            solver=type(solver))  # fmt: skip
 
     def solve(noise: Sample, piece: _Piece, y: Sample) -> tuple[Sample, jax.Array]:
         velocity = probability_flow(piece.denoise, piece.schedule)
@@ -128,20 +120,21 @@ def sde(
 
 
 def solve(
-    solver: diffrax.AbstractSolver, *, steps: int = 32, controller: diffrax.AbstractStepSizeController = CONSTANT,
+    solver: diffrax.AbstractSolver, *, steps: int | None = None, controller: diffrax.AbstractStepSizeController = CONSTANT,
     adjoint: diffrax.AbstractAdjoint = CHECKPOINTED, max_steps: int = 4096,
 ) -> Solve:  # fmt: skip
-    """The `solve` of `likelihood.encode` and `decode` by a solver of diffrax for one equation, in equal `steps` or by a controller.
+    """The `solve` of `likelihood.encode` and `decode` by a solver of diffrax for one equation, in equal `steps`, 32 if left out, or
+    by a controller.
 
-    The state is nan where `max_steps` do not reach the end.
-    Raises: ValueError where the solver takes noise or several terms, or an option is out of its range; where the state is nan, if
-    that is known.  TypeError where the solver is none of diffrax.
+    The state is nan where `max_steps` do not reach the end, or an implicit solver does not converge.
+    Raises: ValueError where the solver takes noise or several terms, an implicit one has neither controller nor tolerances, an
+    option is out of its range, steps are given beside a controller, or adjoint is a `diffrax.BacksolveAdjoint`; where the state is
+    nan, if that is known.  TypeError where the solver is none of diffrax.
     Theorems: instantaneous-change-of-variables.
     """
-    _require_solver(solver, steps)
-    _require_one_term(solver)
-    require(lambda max_steps: max_steps >= 1, "max_steps must be at least 1", max_steps=max_steps)
-    constant = isinstance(controller, diffrax.ConstantStepSize)
+    constant = _require_ode(solver, controller, adjoint, 32 if steps is None else steps, max_steps)
+    require(lambda steps: constant or steps is None, "steps are equal ones: a controller chooses its own", steps=steps)
+    steps = 32 if steps is None else steps
 
     def solved(rate: Rate, state: State, start: jax.Array, end: jax.Array) -> State:
         solution = diffrax.diffeqsolve(
@@ -254,9 +247,21 @@ def _in_equal_steps(
     return y, reached
 
 
-def _require_one_term(solver: diffrax.AbstractSolver) -> None:
-    single = solver.term_structure is diffrax.AbstractTerm
+def _require_ode(
+    solver: diffrax.AbstractSolver, controller: diffrax.AbstractStepSizeController, adjoint: diffrax.AbstractAdjoint,
+    steps: int, max_steps: int,
+) -> bool:  # fmt: skip
+    """Whether the steps are equal ones, of what solves an ODE of one term."""
+    _require_solver(solver, steps)
+    single, constant = solver.term_structure is diffrax.AbstractTerm, isinstance(controller, diffrax.ConstantStepSize)
     require(lambda solver: single, "the solver must be for an ODE of one term", solver=solver)
+    require(lambda max_steps: max_steps >= 1, "max_steps must be at least 1", max_steps=max_steps)
+    blind = isinstance(adjoint, diffrax.BacksolveAdjoint)
+    require(lambda adjoint: not blind, "adjoint must see what denoise holds", adjoint=adjoint)
+    tolerant = isinstance(getattr(getattr(solver, "root_finder", None), "rtol", 0.0), float | jax.Array)
+    require(lambda solver: tolerant or not constant, "an implicit solver needs a controller, or a root_finder with tolerances",
+            solver=type(solver))  # fmt: skip
+    return constant
 
 
 def _require_solver(solver: diffrax.AbstractSolver, steps: int) -> None:

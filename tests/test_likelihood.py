@@ -209,6 +209,12 @@ def test_what_cannot_be_solved_is_said():
         adapters.solve(diffrax.SemiImplicitEuler())
     with pytest.raises(TypeError, match="a solver is one of diffrax's"):
         adapters.solve("Tsit5")
+    with pytest.raises(ValueError, match="an implicit solver needs a controller, or a root_finder with tolerances"):
+        adapters.solve(diffrax.Kvaerno3())
+    with pytest.raises(ValueError, match="adjoint must see what denoise holds"):
+        adapters.solve(diffrax.Tsit5(), adjoint=diffrax.BacksolveAdjoint())
+    with pytest.raises(ValueError, match="steps are equal ones: a controller chooses its own, got steps=32"):
+        adapters.solve(diffrax.Tsit5(), steps=32, controller=few)
     short = adapters.solve(diffrax.Tsit5(), controller=few, max_steps=3)
     with pytest.raises(ValueError, match="the solver did not reach the end, got reached=False, start="):
         likelihood.log_prob(denoise, Flow(), POINTS[0], solve=short)
