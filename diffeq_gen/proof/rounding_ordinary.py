@@ -4,7 +4,6 @@
 
 A rule spends most of its time on exceptions that few entries are.  Here its ordinary formula is evaluated on a whole
 batch, and the rule itself on the entries where that formula does not hold: the two agree, and only the time differs.
-One exception: an exact zero over an inexact number that is not zero is exactly zero here, and within `tiny` of it there.
 Numpy keeps subnormal numbers, so a radius needs no floor here; a result below the smallest normal number is an exception.
 """
 

@@ -315,7 +315,8 @@ def div(y: jax.Array, a: Ball, b: Ball) -> jax.Array:
     if b.radius is not None:
         lost = jnp.where((jnp.abs(b.value) <= b.radius) & (b.radius > 0), jnp.inf, lost)
     radius = own + jnp.where(e == 0, 0.0, ratio(e, room))
-    return settle(y, jnp.where(pole, 0.0, radius) + lost, (a, b, Ball(jnp.zeros_like(y), lost)), pole)
+    radius = settle(y, jnp.where(pole, 0.0, radius) + lost, (a, b, Ball(jnp.zeros_like(y), lost)), pole)
+    return jnp.where((a.value == 0) & (radius_of(a) == 0) & (room > 0), 0.0, radius)
 
 
 def larger(y: jax.Array, a: Ball, b: Ball, sign: float = 1.0) -> jax.Array:

@@ -1,10 +1,10 @@
 """The engine: draw cases, measure a claim on all of them at once, find the worst, shrink it, say what was found.
 
-    claim : case -> (left, right)   ->   measure : case -> (residual, bound, scale)
+    claim : case -> (left, right)   ->   measure : cases -> (residual, bound, scale) of each, and which entries none of them decides
 
 Each kind of theorem has its own judge.  A residual is held against a bound derived from the arithmetic of that very case
 (`rounding`), never against a chosen tolerance; a bound too wide to decide anything is counted, and too many of those
-make the verdict "vacuous", which is no proof.
+make the verdict "vacuous", which is no proof; so does one entry of the claim that no case decides.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from diffeq_gen.theorems.domains import Domain, draw, example, scalars
 __all__ = ["JUDGES", "Finding", "describe", "imports", "measure", "search", "shrink"]
 
 Claim = Callable[..., Any]
-Measured = tuple[np.ndarray, np.ndarray, np.ndarray]
+Measured = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 CHUNK = 1 << 14
 WORKERS = 2
@@ -56,8 +56,8 @@ def _equal(value: Any, radius: Any, order: float | None) -> Measured:
         lost = ~np.isfinite(gap)  # nan, or an infinity on one side alone: no bound excuses it
         bound = np.where(lost, 0.0, e_left + e_right + more + np.finfo(left.dtype).eps * gap)
         parts.append((np.where(lost, np.inf, gap), bound, np.abs(left) + np.abs(right)))
-    residual, bound, scale = _worst(parts)
-    return residual, bound, scale * (TRUNCATED if len(value) == 3 else 1)
+    residual, bound, scale, blank = _worst(parts)
+    return residual, bound, scale * (TRUNCATED if len(value) == 3 else 1), blank
 
 
 def _below(value: Any, radius: Any, order: float | None) -> Measured:
@@ -73,17 +73,23 @@ def _slope(value: Any, radius: Any, order: float | None) -> Measured:
     steps, errors = (np.asarray(part) for part in value)
     slopes = np.diff(np.log(errors), axis=-1) / np.diff(np.log(steps), axis=-1)
     off = np.max(np.abs(slopes[:, -2:] - order), axis=1)
-    return np.where(np.isnan(off), np.inf, off), np.full_like(off, SLOPE_BOUND), np.full_like(off, np.inf)
+    return (
+        np.where(np.isnan(off), np.inf, off),
+        np.full_like(off, SLOPE_BOUND),
+        np.full_like(off, np.inf),
+        np.zeros(1, bool),
+    )
 
 
-def _worst(parts: list[Measured]) -> Measured:
-    """Of all entries of all leaves, for each case the one whose residual is largest in units of its bound."""
+def _worst(parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Measured:
+    """Of all entries of all leaves, for each case the one whose residual is largest in units of its bound; and which entries are
+    blank: their bound is infinite in every case, so that the claim says nothing of them."""
     flat = [np.concatenate([part[i].reshape(len(part[i]), -1) for part in parts], axis=1) for i in range(3)]
     ratio = np.where(flat[0] == 0, 0.0, flat[0] / flat[1])
     ratio = np.where(np.isinf(flat[1]), -1.0 / (1 + flat[2]), ratio)
     place = np.argmax(np.where(np.isnan(ratio), np.inf, ratio), axis=1)[:, None]
     residual, bound, scale = (np.take_along_axis(part, place, 1)[:, 0] for part in flat)
-    return residual, bound, scale
+    return residual, bound, scale, np.all(np.isinf(flat[1]), axis=0)
 
 
 JUDGES: dict[str, Callable[[Any, Any, float | None], Measured]] = {
@@ -98,7 +104,8 @@ JUDGES: dict[str, Callable[[Any, Any, float | None], Measured]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What a search saw: how many cases, the worst residual in units of its bound, and the case that broke the claim."""
+    """What a search saw: how many cases, the worst residual in units of its bound, the case that broke the claim, and how many
+    entries no case decides."""
 
     cases: int
     ratio: float
@@ -106,13 +113,14 @@ class Finding:
     case: Mapping[str, Any] | None = None
     residual: float = 0.0
     bound: float = 0.0
+    blank: int = 0
 
 
 def measure(
     claim: Claim, kind: str, treedef: Any, fixed: Mapping[str, Any], leaves: Sequence[np.ndarray], *,
     rough: bool = False,
 ) -> Callable[[Sequence[np.ndarray], float | None], Measured]:  # fmt: skip
-    """(leaves, order) -> (residual, bound, scale) over their leading axis: values compiled by XLA, bounds by running error analysis.
+    """(leaves, order) -> what a judge says of them over their leading axis: values compiled by XLA, bounds by running error analysis.
 
     A `rough` measure takes its values from that analysis too, operation by operation, and so needs no compilation: enough to
     refute a near miss, and for a first look; of a single case it is traced without the leading axis.  An order, which has no
@@ -177,8 +185,8 @@ def search(
     held = tuple(sorted((name, id(value)) for name, value in fixed.items()))
     key = (claim, kind, dtype, rough and kind != "order", size, treedef, held)
 
-    def chunk(start: int) -> tuple[Finding, float]:
-        """The worst of `size` cases, and how many of them the bound decides."""
+    def chunk(start: int) -> tuple[Finding, float, np.ndarray]:
+        """The worst of `size` cases, how many of them the bound decides, and the entries that it decides in none."""
         leaves = jax.tree.leaves(draw(free, size, seed + start))
         if start == 0:
             first = jax.tree.leaves(_with(example(free), given))
@@ -187,22 +195,24 @@ def search(
         with jax.enable_x64(dtype == "float64"), jax.default_matmul_precision("highest"), np.errstate(all="ignore"):
             if key not in compiled:
                 compiled[key] = measure(claim, kind, treedef, fixed, leaves, rough=rough)
-            res, bound, scale = compiled[key](leaves, order)
+            res, bound, scale, blank = compiled[key](leaves, order)
             ratio = np.where(res == 0, 0.0, np.where(np.isinf(bound), 0.0, res / bound))
             ratio = np.where(np.isnan(ratio), np.inf, ratio)
         i = int(np.argmax(ratio)) if given is None else 0
         case = {**jax.tree.unflatten(treedef, [leaf[i] for leaf in leaves]), **fixed}
         decided = np.sum((bound <= DECISIVE[dtype] * scale) | ((res == 0) & (scale == 0)))
-        return Finding(size, float(ratio[i]), 0.0, case, float(res[i]), float(bound[i])), float(decided)
+        return Finding(size, float(ratio[i]), 0.0, case, float(res[i]), float(bound[i])), float(decided), blank
 
     starts = range(0, cases, size)
     found = [chunk(0)]
     if len(starts) > 1:
         with ThreadPoolExecutor(WORKERS) as pool:
             found += pool.map(chunk, starts[1:])
-    worst = max((finding for finding, _ in found), key=lambda finding: finding.ratio)
-    seen = size * len(found)
-    return dataclasses.replace(worst, cases=seen, decisive=sum(decided for _, decided in found) / seen)
+    findings, decided, blanks = zip(*found, strict=True)
+    worst, seen = max(findings, key=lambda finding: finding.ratio), size * len(found)
+    return dataclasses.replace(
+        worst, cases=seen, decisive=sum(decided) / seen, blank=int(np.sum(np.all(blanks, axis=0)))
+    )
 
 
 def _joined(first: np.ndarray, rest: np.ndarray) -> np.ndarray:

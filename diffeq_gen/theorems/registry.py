@@ -141,16 +141,20 @@ class Theorem:
         start, cases = time.monotonic(), cases or self.cases
         ratios: dict[str, float] = {}
         decisive: dict[str, float] = {}
+        blank: dict[str, int] = {}
         for dtype in precisions or self.precisions:
             for domains in self._variants(fixed):
                 finding = self._search(self.claim, self.order, domains, cases, seed, dtype, fixed, rough=quick)
                 ratios[dtype] = max(ratios.get(dtype, 0.0), finding.ratio)
                 decisive[dtype] = min(decisive.get(dtype, 1.0), finding.decisive)
+                blank[dtype] = max(blank.get(dtype, 0), finding.blank)
                 if finding.ratio > 1:
                     return self._refuted(finding, domains, dtype, fixed, ratios, decisive, time.monotonic() - start)
         reason, main = "", next(iter(precisions or self.precisions))
         if decisive[main] < DECISIVE_SHARE:
             reason = f"{self.name}: vacuous, the bound decides only {decisive[main]:.0%} of the cases in {main}"
+        elif blank[main]:
+            reason = f"{self.name}: vacuous, {blank[main]} of its entries are decided in no case in {main}"
         survivors = [] if fixed else [miss.name for miss in self.misses if not self._refutes(miss, cases, quick)]
         if survivors:
             reason = f"{self.name}: the near miss {', '.join(survivors)} is not refuted"

@@ -170,6 +170,19 @@ def test_a_bound_that_decides_nothing_is_no_proof(blank):
     assert not verdict and "vacuous" in verdict.reason
 
 
+@pytest.mark.parametrize("kind", ["identity", "inequality"])
+def test_an_entry_that_no_case_decides_is_not_hidden_by_its_neighbours(blank, kind):
+    def claim(x, y):
+        """One entry holds; the other is said of a number that, for all that rounding leaves of it, may be infinite."""
+        nothing = jnp.exp(x) * jnp.exp(y) - jnp.exp(x + y)
+        return jnp.stack([x, 1 / (jnp.where(nothing > 0, 1.0, 2.0) - 1.5)]), jnp.stack([x, 0 * x + 7])
+
+    held = plant(lambda x, y: (x, x), lambda x, y: (x + 1, x), kind=kind).check()
+    apart = {name: scalars(name, 0.25, 1.0) for name in "xy"}
+    verdict = plant(claim, kind=kind, domains=apart).check(cases=100)
+    assert held and not verdict and "vacuous, 1 of its entries are decided in no case in float64" in verdict.reason
+
+
 def test_a_near_miss_that_is_true_is_reported(blank):
     def claim(x, y):
         """x + y = y + x."""
