@@ -75,7 +75,7 @@ def optimal(squares: jax.Array, *, floor: float = 0.1, ends: tuple[float, float]
     require(
         lambda squares: (squares >= 0) & (squares < jnp.inf), "squares must be finite and not negative", squares=squares
     )
-    require(lambda squares: squares.sum() > 0, "squares must not all be zero", squares=squares)
+    require(lambda squares: (squares > 0).any(), "squares must not all be zero", squares=squares)
     require(lambda floor: 0 <= floor <= 1, "floor must lie in [0, 1]", floor=floor)
     root = jnp.sqrt(squares)
     return Histogram((1 - floor) * root / jnp.mean(root) + floor, ends)
@@ -138,7 +138,7 @@ class Seen:
 
     def variances_of_bins(self) -> jax.Array:
         """E[l^2] - E[l]^2 of each bin; of one without losses, that of all together; one where there are none at all."""
-        means = jnp.where(jnp.sum(self.counts) > 0, self._means(self.sums), 0)
+        means = jnp.where(jnp.any(self.counts > 0), self._means(self.sums), 0)
         return jnp.maximum(self._means(self.squares) - jnp.square(means), 0)
 
     def density(self, *, stratified: bool = False, floor: float = 0.1) -> Histogram:
@@ -149,6 +149,10 @@ class Seen:
         return optimal(self.variances_of_bins() if stratified else self.squares_of_bins(), floor=floor, ends=self.ends)
 
     def _means(self, sums: jax.Array) -> jax.Array:
-        total = jnp.sum(self.counts)
-        every = jnp.where(total > 0, jnp.sum(sums) / jnp.where(total > 0, total, 1), 1)
-        return jnp.where(self.counts > 0, sums / jnp.where(self.counts > 0, self.counts, 1), every)
+        return _per(sums, self.counts, _per(jnp.sum(sums), jnp.sum(self.counts), 1.0))
+
+
+def _per(sums: jax.Array, counts: jax.Array, otherwise: jax.Array | float) -> jax.Array:
+    """sums/counts, or what is said otherwise where nothing was counted."""
+    counted = counts > 0
+    return jnp.where(counted, sums / jnp.where(counted, counts, 1), otherwise)

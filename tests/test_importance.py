@@ -50,6 +50,34 @@ def test_optimal_density_is_the_root_of_the_squares_and_a_share_of_uniform_times
     np.testing.assert_allclose(importance.optimal(jnp.array([0.0, 4.0]), floor=1.0).heights, [1.0, 1.0])
 
 
+def test_one_bin_is_enough_and_small_squares_are_squares():
+    for density in (Histogram(jnp.array([0.25])), importance.uniform(1), Seen.none(bins=1).density()):
+        np.testing.assert_allclose(density.relative(), [1.0])
+    np.testing.assert_allclose(
+        importance.optimal(jnp.array([0.01, 0.04]), floor=0.0).relative(), [2 / 3, 4 / 3], rtol=1e-6
+    )
+
+
+def test_the_floor_left_out_is_a_tenth():
+    squares = jnp.array([0.3, 5.0, 0.0])
+    np.testing.assert_array_equal(importance.optimal(squares).heights, importance.optimal(squares, floor=0.1).heights)
+    seen = Seen.none(bins=2, ends=(0.0, 1.0)).noted(jnp.array([0.1, 0.9, 0.8]), jnp.array([0.3, 5.0, 1.0]))
+    for stratified in (False, True):
+        left_out, said = seen.density(stratified=stratified), seen.density(stratified=stratified, floor=0.1)
+        np.testing.assert_array_equal(left_out.heights, said.heights)
+
+
+def test_old_losses_count_in_full_or_not_at_all():
+    first, second = jnp.array([2.0]), jnp.array([3.0])
+    seen = Seen.none(bins=1).noted(jnp.array([0.5]), first)
+    np.testing.assert_allclose(seen.variances_of_bins(), 0, atol=1e-6)  # of one loss, where a bin is all there is
+    np.testing.assert_allclose(seen.noted(jnp.array([0.5]), second).sums, 5.0)
+    np.testing.assert_allclose(seen.noted(jnp.array([0.5]), second, decay=0.0).sums, 3.0)
+    half = seen.noted(jnp.array([]), jnp.array([]), decay=0.25)
+    np.testing.assert_allclose(half.squares_of_bins(), 4.0)
+    np.testing.assert_allclose(half.variances_of_bins(), 0.0, atol=1e-6)
+
+
 def test_second_moment_is_that_of_losses_over_the_density():
     """Two values by hand: squares 2 and 8 at h = 1/2 and 3/2, in any unit of the heights."""
     density = Histogram(jnp.array([5.0, 15.0]))
