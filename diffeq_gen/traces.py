@@ -36,7 +36,7 @@ def estimated(u: Vector, z: Sample, probes: Sample) -> tuple[Sample, jax.Array]:
     Raises: ValueError where probes are not of the shape (k, *z.shape), k >= 1.
     Theorems: hutchinson-variance, orthogonal-probes-see-no-axis-twice.
     """
-    require(lambda shape: len(shape) == z.ndim + 1 and shape[0] >= 1 and shape[1:] == z.shape,
+    require(lambda shape: len(shape) == z.ndim + 1 and shape[0] > 0 and shape[1:] == z.shape,
             f"probes must be of shape (k, *{z.shape}), k >= 1", shape=probes.shape)  # fmt: skip
     value, push = jax.linearize(u, z)
     along = jax.vmap(lambda e: jnp.sum(e * push(e)))(probes)
@@ -62,7 +62,7 @@ def rademacher_probes(key: Key, shape: tuple[int, ...], *, k: int = 1) -> Sample
 
     Theorems: hutchinson-variance.
     """
-    return jax.random.rademacher(key, (k, *shape), jnp.zeros(()).dtype)
+    return jax.random.rademacher(key, (k, *shape), float)
 
 
 def orthogonal_probes(key: Key, shape: tuple[int, ...], *, k: int = 1) -> Sample:
@@ -71,7 +71,7 @@ def orthogonal_probes(key: Key, shape: tuple[int, ...], *, k: int = 1) -> Sample
     Raises: ValueError where there are more of them than dimensions.
     Theorems: orthogonal-probes-see-no-axis-twice.
     """
-    d = max(1, math.prod(shape))
-    require(lambda k: 1 <= k <= d, f"orthogonal probes must be from 1 to {d}", k=k)
+    d = math.prod(shape)
+    require(lambda k: 0 < k <= d, f"orthogonal probes must be from 1 to {d}", k=k)
     q, r = jnp.linalg.qr(jax.random.normal(key, (d, k)))
     return (jnp.sqrt(d) * dot(q, jnp.diag(jnp.sign(jnp.diagonal(r)))).T).reshape(k, *shape)
