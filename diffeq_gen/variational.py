@@ -201,8 +201,9 @@ def bin_nll(x0: Sample, mean: Sample, log_var: jax.Array, levels: Levels) -> jax
     index = levels.index(x0)
     scale = jnp.exp(-jnp.asarray(log_var, x0.dtype) / 2)
     away, half = (levels.values(index) - mean) * scale, jnp.broadcast_to(levels.width / 2 * scale, x0.shape)
-    low, high = _log_tail(-away - half), _log_tail(away - half)
-    return -jnp.sum(jnp.where(index <= 0, low, jnp.where(index >= levels.count - 1, high, _log_bin(away, half))))
+    lowest, highest = index <= 0, index >= levels.count - 1
+    outer = _log_tail(jnp.where(lowest, -away, away) - half)
+    return -jnp.sum(jnp.where(lowest | highest, outer, _log_bin(away, half)))
 
 
 NODES, SHARES = ((part / 2).tolist() for part in np.polynomial.legendre.leggauss(6))
@@ -210,7 +211,7 @@ NODES, SHARES = ((part / 2).tolist() for part in np.polynomial.legendre.leggauss
 
 FAR = 5.0
 """Beyond it Mills' ratio is a continued fraction."""
-TERMS = 20
+TERMS = 24
 
 
 def _mills(x: jax.Array) -> jax.Array:
@@ -232,7 +233,7 @@ def _log_phi(x: jax.Array) -> jax.Array:
 
 def _log_tail(x: jax.Array) -> jax.Array:
     """log(1 - Phi(x))."""
-    log_tail = _log_phi(x) + jnp.log(_mills(jnp.abs(x)))
+    log_tail = _log_phi(x) + jnp.log(_mills(jnp.where(x > 0, x, -x)))
     return jnp.where(x > 0, log_tail, jnp.log1p(-jnp.exp(jnp.where(x > 0, -1, log_tail))))
 
 
@@ -246,9 +247,10 @@ def _log_bin(away: jax.Array, half: jax.Array) -> jax.Array:
     inside = _log_phi(c) + jnp.log(h * mean)
     c, half = jnp.where(narrow, 1, away), jnp.where(narrow, 0.5, half)
     low, high = c - half, c + half
-    tails = jnp.exp(_log_phi(low)) * _mills(jnp.abs(low)) + jnp.exp(_log_phi(high)) * _mills(high)
-    around = jnp.log1p(-jnp.where(low > 0, 0, tails))
-    beside = _log_phi(low) + jnp.log(_mills(jnp.maximum(low, 0)) - _mills(high) * jnp.exp(-2 * c * half))
+    near, far = _mills(jnp.where(low > 0, low, -low)), _mills(high)
+    in_tails = jnp.where(low > 0, 0, jnp.exp(_log_phi(low)) * near + jnp.exp(_log_phi(high)) * far)
+    apart = jnp.where(low > 0, near - far * jnp.exp(-2 * c * half), 1)
+    beside, around = _log_phi(low) + jnp.log(apart), jnp.log1p(-in_tails)
     return jnp.where(narrow, inside, jnp.where(low > 0, beside, around))
 
 
@@ -296,7 +298,8 @@ def vlb(
 def _strata(key: Key, samples: int, n: int) -> jax.Array:
     """One whole number below n in each of as many strata of [0, n): every number is drawn equally often."""
     require(lambda samples: (samples >= 1) & (samples <= n), f"samples must lie in [1, {n}]", samples=samples)
-    share = (jnp.arange(samples) + jax.random.uniform(key, (samples,))) / samples
+    u = jax.random.uniform(key, (samples,))
+    share = (jnp.arange(samples, dtype=u.dtype) + u) / samples
     return jnp.minimum((share * n).astype(int), n - 1)
 
 
