@@ -130,7 +130,7 @@ def step_kl(denoise: Denoiser, schedule: Schedule, x0: Sample, eps: Sample, t: T
 
     Kingma et al. 2021, Eq. 13.  Computed as 1/2 (e^lambda_s - e^lambda_t) |x0_hat - x0|^2, which needs no division by sigma_t.
     Raises: ValueError where x0 and eps differ in shape, or log-SNR falls from t to s.
-    Theorems: learnt-step-is-a-gaussian-kl, vlb-step-kl.
+    Theorems: a-step-costs-what-snr-gains, learnt-step-is-a-gaussian-kl, vlb-step-kl.
     """
     p, q = at(schedule, t), at(schedule, s)
     return bridge_kl(x0, denoise(perturb(x0, eps, p), t), p, q)
