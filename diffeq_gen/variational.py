@@ -51,7 +51,8 @@ def gaussian_kl(
 
     Never negative, and as accurate where the variances nearly agree as elsewhere.  Infinite where one of the variances alone is
     zero, nan where both are.
-    Theorems: gaussian-kl-is-the-mean-log-ratio, gaussian-kl-is-never-negative, learnt-step-is-a-gaussian-kl.
+    Theorems: gaussian-kl-is-the-mean-log-ratio, gaussian-kl-is-never-negative, learnt-step-is-a-gaussian-kl,
+    analytic-variance-is-best.
     """
     away = jnp.square(mean - other_mean)
     return jnp.sum(_kl(away * jnp.exp(-jnp.asarray(other_log_var, away.dtype)), log_var - other_log_var))
@@ -114,8 +115,8 @@ def bridge_kl(x0: Sample, x0_hat: Sample, p: Point, q: Point, *, v: jax.Array | 
 
     Its variance is the bridge's beta~ where v = 0, a scalar or of the shape of x0; finite at alpha_t = 0, infinite at sigma_s = 0.
     Raises: ValueError where x0 and x0_hat differ in shape, or log-SNR falls from p to q.
-    Theorems: learnt-step-is-a-gaussian-kl, vlb-step-kl, elbo-continuous-limit, elbo-improves-with-more-steps,
-    analytic-variance-is-best.
+    Theorems: learnt-step-is-a-gaussian-kl, a-step-costs-what-snr-gains, elbo-continuous-limit, elbo-improves-with-more-steps,
+    perspective-latent-variable.
     """
     require_same_shape(x0=x0, x0_hat=x0_hat)
     noisy = _noisy(q)
@@ -130,7 +131,7 @@ def step_kl(denoise: Denoiser, schedule: Schedule, x0: Sample, eps: Sample, t: T
 
     Kingma et al. 2021, Eq. 13.  Computed as 1/2 (e^lambda_s - e^lambda_t) |x0_hat - x0|^2, which needs no division by sigma_t.
     Raises: ValueError where x0 and eps differ in shape, or log-SNR falls from t to s.
-    Theorems: a-step-costs-what-snr-gains, learnt-step-is-a-gaussian-kl, vlb-step-kl.
+    Theorems: a-step-costs-what-snr-gains, learnt-step-is-a-gaussian-kl.
     """
     p, q = at(schedule, t), at(schedule, s)
     return bridge_kl(x0, denoise(perturb(x0, eps, p), t), p, q)
@@ -257,6 +258,7 @@ def _log_bin(away: jax.Array, half: jax.Array) -> jax.Array:
 def reconstruction(x0: Sample, z: Sample, p: Point, levels: Levels, *, decoder: Decoder = softmax_nll) -> jax.Array:
     """-log P(x0 | z) in nats, of data on levels: by the law N(z/alpha, e^-lambda) of what z is a copy of.  Kingma et al. 2021, Eq. 11.
 
+    The softmax is Bayes' rule for levels that are equally likely before z is seen, and costs least where they are.
     Raises: ValueError where x0 does not lie on the levels.
     Theorems: decoders-sum-to-one.
     """
