@@ -45,7 +45,7 @@ FILES = (
     "schedules/*.py", "clocks.py", "bases.py",
     "paths.py", "predictions.py", "exact.py",
     "equations.py", "weights.py", "guidance.py", "couplings.py",
-    "losses.py", "likelihood.py", "samplers/*.py", "corruptions/*.py",
+    "losses.py", "variational.py", "likelihood.py", "samplers/*.py", "corruptions/*.py",
 )  # fmt: skip
 """Floors 1 to 4, relative to the package."""
 

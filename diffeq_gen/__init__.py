@@ -31,6 +31,7 @@ _CHAPTERS = (
     "losses",
     "score_matching",
     "samplers",
+    "variational",
     "likelihood",
     "adapters",
     "nets",

@@ -17,12 +17,14 @@ import jax
 import jax.numpy as jnp
 
 from diffeq_gen import clocks
+from diffeq_gen.paths import perturb
 from diffeq_gen.predictions import convert, data, noise
 from diffeq_gen.samplers.control import Control, output_of_rows
 from diffeq_gen.samplers.runge_kutta import classical
 from diffeq_gen.schedules import at
 from diffeq_gen.traces import divergence, estimated
 from diffeq_gen.types import Denoiser, Key, Point, Sample, Schedule, require
+from diffeq_gen.variational import Levels, prior_kl, reconstruction
 
 __all__ = ["Rate", "Solve", "State", "bits_per_dim", "decode", "elbo", "encode", "log_prob", "rates"]
 
@@ -155,12 +157,15 @@ def _followed(rate: Rate, y: Sample, start: jax.Array, end: jax.Array, steps: in
 
 def elbo(
     key: Key, denoise: Denoiser, schedule: Schedule, x0: Sample, *, samples: int = 64,
-    log_snr_min: float = -12.0, log_snr_max: float = 12.0,
+    log_snr_min: float = -12.0, log_snr_max: float = 12.0, levels: Levels | None = None,
 ) -> jax.Array:  # fmt: skip
     """A lower bound of log p(x0) in nats, of one sample: -(prior KL + diffusion + reconstruction), unbiased in the key.
 
     The integral over log-SNR is a mean over `samples` stratified draws.  Continuous x0: the reconstruction is the density
-    N(z/alpha, e^{-log_snr_max} I) at x0, so the bound is one for the density.
+    N(z/alpha, e^{-log_snr_max} I) at x0, so the bound is one for the density.  Of data on `levels` it is that of `variational`, and
+    the bound, the limit of many steps of `variational.vlb`, is one for their probability.
+    Raises: ValueError where x0 does not lie on the levels.
+    Theorems: elbo-continuous-limit, elbo-is-tight-in-expectation.
     """
     low, high = (
         bound.astype(x0.dtype)
@@ -173,7 +178,7 @@ def elbo(
     def term(key: Key, log_snr: jax.Array) -> jax.Array:
         p = at(schedule, clocks.time_at(schedule, log_snr))
         eps = jax.random.normal(key, x0.shape, x0.dtype)
-        z = p.alpha * x0 + p.sigma * eps
+        z = perturb(x0, eps, p)
         return jnp.sum((convert(denoise(z, p.t), z, p, data, noise) - eps) ** 2)
 
     diffusion = (
@@ -181,13 +186,13 @@ def elbo(
         / 2
         * jnp.mean(jax.lax.map(lambda pair: term(*pair), (jax.random.split(noise_key, samples), ladder)))
     )
-    noisy = at(schedule, clocks.time_at(schedule, low))
-    variance = noisy.alpha**2 + noisy.sigma**2
-    share = noisy.sigma**2 / variance
-    kl = jnp.sum((noisy.alpha * x0) ** 2) / (2 * variance) + x0.size / 2 * (share - 1 - jnp.log(share))
+    noisy, clean = (at(schedule, clocks.time_at(schedule, log_snr)) for log_snr in (low, high))
     eps = jax.random.normal(last_key, x0.shape, x0.dtype)
-    reconstruction = jnp.sum(eps**2) / 2 + x0.size / 2 * (math.log(2 * math.pi) - high)
-    return -(kl + diffusion + reconstruction)
+    if levels is None:
+        last = jnp.sum(eps**2) / 2 + x0.size / 2 * (math.log(2 * math.pi) - high)
+    else:
+        last = reconstruction(x0, perturb(x0, eps, clean), clean, levels)
+    return -(prior_kl(x0, noisy) + diffusion + last)
 
 
 def bits_per_dim(nats: jax.Array, dimensions: int, *, bin_width: float = 1.0) -> jax.Array:

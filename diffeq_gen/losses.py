@@ -14,9 +14,9 @@ import jax.numpy as jnp
 
 from diffeq_gen.importance import ENDS, Histogram
 from diffeq_gen.paths import perturb
-from diffeq_gen.predictions import determinant
+from diffeq_gen.predictions import convert, data, determinant
 from diffeq_gen.schedules import at
-from diffeq_gen.types import Field, Key, Prediction, Sample, Schedule, Time
+from diffeq_gen.types import Denoiser, Field, Key, Prediction, Sample, Schedule, Time
 from diffeq_gen.weights import LogWeight
 
 __all__ = ["denoising_loss", "each", "loss", "squared_loss", "stratified_times"]
@@ -24,17 +24,23 @@ __all__ = ["denoising_loss", "each", "loss", "squared_loss", "stratified_times"]
 
 def denoising_loss(
     network: Field, schedule: Schedule, prediction: Prediction, x0: Sample, eps: Sample, t: Time,
-    *, weight: LogWeight | None = None,
+    *, weight: LogWeight | None = None, teacher: Denoiser | None = None,
 ) -> jax.Array:  # fmt: skip
     """mean |network(z, t) - (a x0 + b eps)|^2 over the entries of one sample; weighted, 1/2 w (-lambda') times that of eps.
 
     The weighted loss is in nats per dimension for w = 1: integrated over t it is the diffusion part of the ELBO.
+    Of a `teacher`, which is taken as a constant, the target is what it predicts at the same z: distillation.  A teacher that says
+    E[x0|z] leaves minimiser and mean gradient as they are, and takes (det/sigma)^2 tr Cov(x0|z)/d of the plain loss away.
     Raises: ValueError where x0 and eps differ in shape.
-    Theorems: loss-schedule-invariance, too-small-a-class-obeys-the-weight, perspective-rnn.
+    Theorems: loss-schedule-invariance, too-small-a-class-obeys-the-weight, perspective-rnn, a-teacher-takes-the-noise-away.
     """
     p = at(schedule, t)
     a, b = prediction(p)
-    error = jnp.mean((network(perturb(x0, eps, p), t) - (a * x0 + b * eps)) ** 2)
+    z = perturb(x0, eps, p)
+    target = a * x0 + b * eps
+    if teacher is not None:
+        target = jax.lax.stop_gradient(convert(teacher(z, t), z, p, data, prediction))
+    error = jnp.mean((network(z, t) - target) ** 2)
     if weight is None:
         return error
     scale = weight(p.log_snr) + 2 * jnp.log(p.alpha / jnp.abs(determinant(prediction, p))) + jnp.log(-p.log_snr_dot)
@@ -58,7 +64,7 @@ def stratified_times(
 def each(
     key: Key, network: Field, schedule: Schedule, x0: Sample, *, prediction: Prediction,
     weight: LogWeight | None = None, indices: jax.Array | None = None, total: int | None = None,
-    density: Histogram | None = None,
+    density: Histogram | None = None, teacher: Denoiser | None = None,
 ) -> tuple[jax.Array, jax.Array]:  # fmt: skip
     """(times, `denoising_loss` there), both (n,), of a batch x0 (n, *event), each sample at its own time and with its own noise.
 
@@ -73,7 +79,7 @@ def each(
 
     def one(x0: Sample, index: jax.Array, t: Time) -> jax.Array:
         eps = jax.random.normal(jax.random.fold_in(noise_key, index), x0.shape, x0.dtype)
-        return denoising_loss(network, schedule, prediction, x0, eps, t, weight=weight)
+        return denoising_loss(network, schedule, prediction, x0, eps, t, weight=weight, teacher=teacher)
 
     return times, jax.vmap(one)(x0, indices, times)
 
@@ -81,15 +87,16 @@ def each(
 def loss(
     key: Key, network: Field, schedule: Schedule, x0: Sample, *, prediction: Prediction,
     weight: LogWeight | None = None, indices: jax.Array | None = None, total: int | None = None,
-    density: Histogram | None = None,
+    density: Histogram | None = None, teacher: Denoiser | None = None,
 ) -> jax.Array:  # fmt: skip
     """The mean over a batch of what `each` says, divided by the density of its times: in expectation the same under any.
 
     Theorems: importance-leaves-the-loss.
     """
     times, values = each(
-        key, network, schedule, x0, prediction=prediction, weight=weight, indices=indices, total=total, density=density
-    )
+        key, network, schedule, x0, prediction=prediction, weight=weight, indices=indices, total=total, density=density,
+        teacher=teacher,
+    )  # fmt: skip
     return jnp.mean(values if density is None else values * jnp.exp(-density.log_density(times)))
 
 

@@ -111,3 +111,28 @@ def test_every_sample_has_noise_of_its_own():
         for i in range(3)
     ]  # fmt: skip
     assert len({float(value) for value in alone}) == 3
+
+
+def test_the_target_of_a_student_is_what_its_teacher_says():
+    """In any prediction: a student that agrees has no loss, one that is off by one in x0 has (det/sigma)^2, whatever the data were; and
+    nothing reaches the teacher's own parameters."""
+    schedule, x0 = VP(), jax.random.normal(jax.random.key(5), (8, 3))
+    teacher = lambda shift: lambda z, t: jnp.tanh(z) + shift  # noqa: E731
+    for prediction in EVERY:
+
+        def student(z, t, prediction=prediction):
+            return predictions.convert(jnp.tanh(z) + 1, z, at(schedule, t), predictions.data, prediction)
+
+        read = lambda shift, student=student, prediction=prediction, **more: losses.denoising_loss(  # noqa: E731
+            student, schedule, prediction, X0, EPS, 0.3, teacher=teacher(shift), **more)  # fmt: skip
+        p = at(schedule, 0.3)
+        factor = predictions.determinant(prediction, p) / p.sigma
+        np.testing.assert_allclose(read(0.0), factor**2, rtol=1e-10)
+        assert read(1.0) < 1e-24 and jax.grad(read)(0.0) == 0
+        np.testing.assert_allclose(
+            read(0.0, weight=weights.elbo), -p.log_snr_dot / 2 * (p.alpha / p.sigma) ** 2, rtol=1e-10
+        )
+    options = {"prediction": predictions.data, "teacher": teacher(0.0)}
+    student = lambda z, t: jnp.tanh(z) + 1  # noqa: E731
+    np.testing.assert_allclose(losses.loss(jax.random.key(0), student, schedule, x0, **options), 1, rtol=1e-12)
+    np.testing.assert_allclose(losses.each(jax.random.key(0), student, schedule, x0, **options)[1], 1, rtol=1e-12)

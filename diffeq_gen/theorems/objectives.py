@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffeq_gen import importance, losses, paths, predictions, weights
+from diffeq_gen import exact, importance, losses, paths, predictions, weights
 from diffeq_gen.equations import forward_sde
 from diffeq_gen.schedules import at, variance_preserving
-from diffeq_gen.theorems.domains import earlier, scalars, schedules, times, vectors
+from diffeq_gen.theorems.domains import earlier, empiricals, scalars, schedules, smooth_schedules, times, vectors
 from diffeq_gen.theorems.registry import theorem
 from diffeq_gen.theorems.solver_families import PARABOLAS
 
@@ -294,3 +294,49 @@ def _regressed(x0, level, share, c, heard):
 def weights_do_not_matter(x0, level, share, c):
     """The minimiser of the unweighted sum."""
     return _regressed(x0, level, share, c, jnp.ones_like(share))
+
+
+@theorem(source="Dieleman 2023, 'expectation predictors'; Salimans & Ho 2022; derived", schedule=smooth_schedules, few=empiricals(2, 4),
+         x0=vectors(2), eps=vectors(2), guess=vectors(2), t=times, cases=300)  # fmt: skip
+def a_teacher_takes_the_noise_away(schedule, few, x0, eps, guess, t):
+    """With E[x0|z] of a teacher as the target, whichever of the data z was made of, the loss is its mean over them less
+    (det/sigma)^2 tr Cov(x0|z)/d, weighted as it is itself, and the gradient their mean gradient: the minimiser stays."""
+    return _distilled(schedule, few, x0, eps, guess, t, exact.denoiser(few, schedule), lambda prediction, p: (
+        predictions.determinant(prediction, p) / p.sigma))  # fmt: skip
+
+
+def _distilled(schedule, few, x0, eps, guess, t, teacher, factor):
+    """(loss and slope of a student, the mean of those of all data that may have become z, less a trace), plain and weighted."""
+    p, left, right = at(schedule, t), [], []
+    z = paths.perturb(x0, eps, p)
+    noises = (z[None, :] - p.alpha * few.points) / p.sigma
+    r = jax.nn.softmax(-jnp.sum(noises**2, axis=1) / 2)
+    trace = exact.posterior_trace(few, z, p) / 2
+    for prediction, weight in (
+        (predictions.velocity, None),
+        (predictions.noise, _falling(0.0)),
+        (predictions.data, None),
+    ):
+        spent = lambda guess, x0, eps, teacher, prediction=prediction, weight=weight: losses.denoising_loss(  # noqa: E731
+            lambda z, t: guess, schedule, prediction, x0, eps, t, weight=weight, teacher=teacher)  # fmt: skip
+        known = jax.value_and_grad(spent)
+        values, slopes = jax.vmap(lambda x0, eps, known=known: known(guess, x0, eps, None))(few.points, noises)
+        scale = 1.0 if weight is None else jnp.exp(weight(p.log_snr)) * -p.log_snr_dot / 2
+        left.append(known(guess, x0, eps, teacher))
+        right.append((r @ values - scale * factor(prediction, p) ** 2 * trace, r @ slopes))
+    return left, right
+
+
+@a_teacher_takes_the_noise_away.near_miss
+def a_teacher_that_knows_the_mean_alone(schedule, few, x0, eps, guess, t):
+    """E[x0] for E[x0|z]."""
+    return _distilled(schedule, few, x0, eps, guess, t, lambda z, t: jnp.mean(few.points, axis=0), lambda prediction, p: (
+        predictions.determinant(prediction, p) / p.sigma))  # fmt: skip
+
+
+@a_teacher_takes_the_noise_away.near_miss
+def whatever_is_predicted(schedule, few, x0, eps, guess, t):
+    """tr Cov(x0|z)/d, as of a prediction of x0, for all predictions."""
+    return _distilled(
+        schedule, few, x0, eps, guess, t, exact.denoiser(few, schedule), lambda prediction, p: jnp.ones_like(t)
+    )

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffeq_gen import equations, exact, losses, paths, predictions, samplers, spectral, traces
+from diffeq_gen import equations, exact, losses, paths, predictions, samplers, spectral, traces, variational
 from diffeq_gen.exact import Gaussian
 from diffeq_gen.schedules import at
 from diffeq_gen.theorems.closed_form import _log_density
@@ -88,12 +88,13 @@ def _hierarchy(schedule, world, times, off):
     points = [at(schedule, t) for t in times]
     first, last, var = points[0], points[-1], world.cov[0, 0]
     size, spread = first.alpha**2 + first.sigma**2, first.alpha**2 * var + first.sigma**2
-    second, share = (first.alpha * world.mean[0]) ** 2, first.sigma**2 / size
-    trained = [(first.alpha**2 * var + second) / size / 2 + (share - 1 - jnp.log(share)) / 2]
+    second = (first.alpha * world.mean[0]) ** 2
+    drawn = [world.mean + sign * jnp.sqrt(var) for sign in (-1, 1)]  # two points with the moments of the data
+    trained = [sum(variational.prior_kl(x0, first) for x0 in drawn) / 2]
     gaps = [((spread + second) / size - 1 - jnp.log(spread / size)) / 2]
     for p, q in pairwise(points):
-        _, c_x, std = paths.bridge(p, q)
-        trained.append((c_x / std) ** 2 * exact.posterior_trace(world, world.mean, p) / 2)
+        std, unknown = paths.bridge(p, q)[2], jnp.sqrt(exact.posterior_trace(world, world.mean, p))
+        trained.append(variational.bridge_kl(world.mean, world.mean + unknown, p, q))
         wider = exact.reverse_kernel(world, world.mean, p, q)[1][0, 0] / std**2
         gaps.append(off * (wider - 1 - jnp.log(wider)) / 2)
     blur = (last.sigma / last.alpha) ** 2
