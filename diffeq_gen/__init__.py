@@ -32,6 +32,8 @@ _CHAPTERS = (
     "score_matching",
     "samplers",
     "likelihood",
+    "bounds",
+    "dequantisation",
     "adapters",
     "nets",
     "training",
