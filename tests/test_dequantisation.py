@@ -20,7 +20,7 @@ def log_prob(x0):
 
 def log_mass():
     edges = np.array([BINS.low + BINS.width * (np.asarray(K) + side) for side in (0, 1)])
-    return float(np.sum(np.log(np.diff(stats.norm.cdf(edges, MEAN, STD), axis=0))))
+    return float(np.sum(np.log(np.diff(stats.norm.cdf(edges, MEAN[None], STD[None]), axis=0))))
 
 
 def test_bins_there_and_back(precision):
