@@ -86,7 +86,8 @@ def uniform(key: Key, k: Sample) -> tuple[Sample, jax.Array]:
 def logit_normal(parameters: Callable[[Sample], tuple[Sample, Sample]]) -> Dequantiser:
     """u = sigmoid(mean + e^{log_std} eps) in each entry, (mean, log_std) = parameters(k) of the shape of k: a draw and its log-density.
 
-    Differentiable in the parameters, and so trained by `bound`; mean 0 and log_std log 1.7 are near uniform.
+    Differentiable in the parameters, and so trained by `bound`; mean 0 and log_std log 1.7 are near uniform.  It vanishes at the edges
+    of a bin, where a density does not: its weights have a mean but no variance, and many draws tighten the bound slowly.
     Theorems: logit-normal-density-is-that-of-its-draws, the-posterior-dequantises-exactly.
     """
 

@@ -49,15 +49,15 @@ def test_a_weight_is_the_ratio_of_two_joint_densities(schedule):
 
 
 def test_more_paths_come_nearer_to_the_density_of_the_chain():
-    """Which DDPM with the exact denoiser has not, in few steps; its own bound is above that of one path."""
-    denoise = exact.denoiser(GAUSSIAN, VP())
+    """In the mean above what one path tells, and less spread."""
+    denoise = lambda z, t: 0.8 * z + 0.1 * t  # noqa: E731
 
     def mean(draws, count):
         read = lambda key: bounds.chain_bound(key, denoise, VP(), X0, TIMES, draws=draws)  # noqa: E731
         return np.asarray(jax.jit(jax.vmap(read))(jax.random.split(jax.random.key(draws), count)))
 
-    few, many = mean(1, 4000), mean(64, 400)
-    assert many.mean() - few.mean() > 5 * few.std() / np.sqrt(4000)
+    few, many = mean(1, 2000), mean(64, 200)
+    assert many.mean() - few.mean() > 5 * few.std() / np.sqrt(2000)
     assert many.std() < few.std() / 4
     noise = jax.random.normal(jax.random.split(jax.random.key(3), 1)[0], (4, 2))
     alone = bounds.path_log_weight(noise, denoise, VP(), X0, TIMES)

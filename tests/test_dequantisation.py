@@ -82,7 +82,9 @@ def test_bounds_are_below_the_probability_and_near_it_by_many_draws():
             assert abs(share.mean() - 1) < 5 * share.std() / np.sqrt(len(share))
             assert found.mean() < log_mass() + 5 * found.std() / np.sqrt(len(found))
             one[name, draws] = log_mass() - found.mean()
-        assert one[name, 32] < one[name, 1] / 8
+        assert one[name, 32] < one[name, 1] / (
+            16 if name == "uniform" else 3
+        )  # the weights of the other have no variance
     np.testing.assert_array_equal(mean(1, 3), mean(1, 3, dequantiser=dequantisation.uniform))
     plain = dequantisation.bound(jax.random.key(1), log_prob, BINS, K)
     assert plain == dequantisation.bound(jax.random.key(1), log_prob, BINS, K, draws=1)
