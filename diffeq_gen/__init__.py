@@ -33,6 +33,8 @@ _CHAPTERS = (
     "samplers",
     "variational",
     "likelihood",
+    "bounds",
+    "dequantisation",
     "adapters",
     "nets",
     "training",

@@ -58,7 +58,9 @@ def demo(
         "held-out data": np.asarray(run.dataset.scaled(run.dataset.held_out[:64])),
     }
     with progress("evaluating", images) as advance:
-        scores = training.evaluate(jax.random.key(0), run, images=images, samples=128, ode_steps=8, report=advance)
+        scores = training.evaluate(
+            jax.random.key(0), run, images=images, samples=128, ode_steps=8, draws=64, report=advance
+        )
     write_json(out / "evaluation.json", scores)
     held = sum(bool(verdict) for verdict in verdicts)
     rows = [

@@ -61,12 +61,27 @@ def test_every_sampler_that_is_offered_is_there():
 
 
 def test_an_evaluation_is_a_file_of_numbers(folder, capsys):
-    args = ["evaluate", str(folder), "--images", "1", "--samples", "4", "--steps", "2", "--ode-steps", "1"]
+    args = [
+        "evaluate",
+        str(folder),
+        "--images",
+        "1",
+        "--samples",
+        "4",
+        "--steps",
+        "2",
+        "--ode-steps",
+        "1",
+        "--draws",
+        "32",
+    ]
     assert cli.main(args) == 0
     found = json.loads((folder / "evaluation.json").read_text())
     assert found["images"] == 1 and found["step"] == 3 and all(np.isfinite(value) for value in found.values())
     told = capsys.readouterr().out
     assert all(name in told for name in found) and (folder / "evaluation.png").exists()
+    for name in ("ode", "elbo"):
+        assert f"{name.upper()} - I-MMSE  {found[f'{name}_minus_immse']:+.4f} +- " in told
 
 
 @pytest.mark.parametrize(

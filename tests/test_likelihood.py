@@ -316,3 +316,106 @@ def test_units():
         nats = -3 * np.log(2.0)
         np.testing.assert_allclose(likelihood.bits_per_dim(nats, 3, bin_width=2.0 / 2**k), k, rtol=1e-14)
     np.testing.assert_allclose(likelihood.bits_per_dim(-np.log(2.0), 1), 1, rtol=1e-14)
+
+
+def blurred(x0, high):
+    """log p of the world at x0, with the noise of this log-SNR."""
+    parts = [
+        jnp.log(w) + stats.multivariate_normal.logpdf(x0, m, c + jnp.exp(-high) * jnp.eye(2))
+        for w, m, c in zip(WORLD.weights, WORLD.means, WORLD.covs, strict=True)
+    ]
+    return jax.nn.logsumexp(jnp.stack(parts))
+
+
+@pytest.mark.parametrize("control", [None, CONTROL], ids=["plain", "control"])
+def test_squared_errors_tell_the_blurred_density_within_the_error_that_they_tell(control):
+    """Unbiased, also where the blur is as wide as the data; the errors are those of the draws."""
+    denoise, keys = exact.denoiser(WORLD, Flow()), jax.random.split(jax.random.key(6), 200)
+    for high in (1.0, 9.0):
+        read = lambda key: likelihood.immse(key, denoise, Flow(), POINTS[1], control=control, log_snr_max=high)  # noqa: B023, E731
+        found, error = (np.asarray(part) for part in jax.jit(jax.vmap(read))(keys))
+        assert abs(found.mean() - blurred(POINTS[1], high)) < 4 * found.std() / np.sqrt(len(found)) + 1e-4
+        assert 0.8 < np.sqrt(np.mean(error**2)) / found.std() < 1.5
+
+
+def test_of_gaussian_data_no_draw_is_heard():
+    variances, basis = jnp.linalg.eigh(GAUSSIAN.cov)
+    control, denoise, x0 = samplers.Control(GAUSSIAN.mean, variances, basis), exact.denoiser(GAUSSIAN, VP()), POINTS[2]
+    value, error = likelihood.immse(jax.random.key(0), denoise, VP(), x0, samples=4, control=control, log_snr_max=3.0)
+    wanted = stats.multivariate_normal.logpdf(x0, GAUSSIAN.mean, GAUSSIAN.cov + jnp.exp(-3.0) * jnp.eye(2))
+    np.testing.assert_allclose(value, wanted, rtol=1e-12)
+    assert error < 1e-12
+    picture = lambda z, t: denoise(z.ravel(), t).reshape(z.shape)  # noqa: E731
+    plain = samplers.Control(GAUSSIAN.mean.reshape(1, 2, 1), variances, basis)
+    again = likelihood.immse(
+        jax.random.key(0), picture, VP(), x0.reshape(1, 2, 1), samples=4, control=plain, log_snr_max=3.0
+    )
+    np.testing.assert_allclose(again[0], wanted, rtol=1e-12)
+
+
+def test_its_draws_are_opposite_pairs_one_in_each_stratum():
+    seen = []
+
+    def watching(z, t):
+        jax.debug.callback(lambda z, t: seen.append((float(t), np.asarray(z))), z, t)
+        return 0 * z
+
+    for key in (0, 1):
+        likelihood.immse(
+            jax.random.key(key), watching, Flow(), jnp.array([0.5, 0.0]), samples=16, log_snr_min=-8.0, log_snr_max=8.0
+        )
+    jax.effects_barrier()
+    assert len(seen) == 32
+    runs = [sorted(run, key=lambda pair: pair[0]) for run in (seen[:16], seen[16:])]
+    shares = []
+    for run in runs:
+        for (t, one), (again, other) in zip(run[::2], run[1::2], strict=True):
+            assert t == again
+            np.testing.assert_allclose(one + other, [at(Flow(), t).alpha, 0], atol=1e-12)
+        log_snrs = np.sort([clocks.log_snr(Flow(), t) for t, _ in run[::2]])
+        assert (np.floor((log_snrs + 8) / 2) == np.arange(8)).all()
+        shares.append(log_snrs)
+    assert np.min(np.abs(shares[0] - shares[1])) > 1e-6
+    assert len(np.unique([z[1] for _, z in seen])) == 32
+
+
+def test_few_axes_of_a_control_integrate_what_all_of_them_do():
+    basis = jnp.linalg.qr(jnp.asarray(np.random.default_rng(0).standard_normal((4, 4))))[0]
+    few = samplers.Control(jnp.full(4, 0.2), jnp.array([2.0, 0.5]), basis[:, :1])
+    whole = samplers.Control(jnp.full(4, 0.2), jnp.array([2.0, 0.5, 0.5, 0.5]), basis)
+    denoise, x0 = lambda z, t: jnp.tanh(z) * (1 - t), jnp.array([0.3, -0.2, 1.1, 0.5])
+    found = [likelihood.immse(jax.random.key(0), denoise, VP(), x0, samples=6, control=one) for one in (few, whole)]
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9)
+
+
+def test_the_advantage_is_a_difference_of_squared_errors():
+    """Of the noise that denoisers tell, that of N(m, C) by its posterior; with r of the noise fresh, over r^2."""
+    wide = CONTROL.basis @ jnp.diag(CONTROL.variances) @ CONTROL.basis.T
+    law, denoise, eps = exact.Gaussian(CONTROL.mean, wide), lambda z, t: jnp.tanh(z) - t, jnp.array([0.7, -1.3])
+    for log_snr, top in ((0.4, np.inf), (0.4, 1.5), (-3.0, 5.0)):
+        p = at(VP(), clocks.time_at(VP(), log_snr))
+        r = np.sqrt(1 - np.exp(log_snr - top))
+        z = p.alpha * POINTS[0] + p.sigma * r * eps
+        told = [(z - p.alpha * x0) / p.sigma for x0 in (exact.denoise(law, z, p), denoise(z, p.t))]
+        one, other = (jnp.sum((eps - r * each) ** 2) for each in told)
+        options = {"control": CONTROL} | ({} if np.isinf(top) else {"log_snr_max": top})
+        found = likelihood.advantage(denoise, VP(), POINTS[0], eps, jnp.asarray(log_snr), **options)
+        np.testing.assert_allclose(found, (one - other) / r**2, rtol=1e-9)
+
+
+def test_squared_errors_in_float32_and_their_defaults():
+    wanted = float(blurred(POINTS[0], 12.0))
+    with jax.enable_x64(False):
+        world = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), WORLD)
+        control = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), CONTROL)
+        x0, denoise, key = jnp.asarray(POINTS[0], jnp.float32), exact.denoiser(world, Flow()), jax.random.key(3)
+        value, error = likelihood.immse(key, denoise, Flow(), x0, samples=512, control=control)
+        assert value.dtype == error.dtype == jnp.float32
+        assert abs(value - wanted) < 5 * error
+    short = likelihood.immse(key, exact.denoiser(WORLD, Flow()), Flow(), POINTS[0])
+    ends = {"samples": 64, "log_snr_min": -12.0, "log_snr_max": 12.0}
+    assert short == likelihood.immse(key, exact.denoiser(WORLD, Flow()), Flow(), POINTS[0], **ends)
+    for samples in (2, 7):
+        with pytest.raises(ValueError, match=f"samples must be even, and at least four, got samples={samples}"):
+            likelihood.immse(key, exact.denoiser(WORLD, Flow()), Flow(), POINTS[0], samples=samples)

@@ -19,7 +19,8 @@ CHAPTERS = (
     "solver_grids", "stochastic_steps", "edm_steps", "sampler_laws", "sampler_orders", "solver_orders",
     "controlled_solvers", "controlled_laws", "stochastic_solvers", "sampler_compositions", "sampler_contract",
     "edm_algebra", "weightings", "objectives", "score_matching_laws", "variational_laws", "variational_sums",
-    "likelihood_laws", "guidance_laws", "guided_posteriors", "spectral_laws", "perspectives", "data_parallel", "errata",
+    "likelihood_laws", "bounds_laws", "dequantisation_laws", "guidance_laws", "guided_posteriors", "spectral_laws", "perspectives",
+    "data_parallel", "errata",
 )  # fmt: skip
 
 for _chapter in CHAPTERS:

@@ -1,16 +1,20 @@
 """Chapter 9, likelihood: densities carried along the flow, exactly.
 
 d log p(y_theta)/dtheta = -tr d(dy/dtheta)/dy           along dy/dtheta of `likelihood.rates`, in whatever units y is
+log p_v(x0)/G_v(x0) - E log p(z)/G(z) at lambda = 1/2 int_lambda^{-log v} E[advantage] d lambda',    G = N(m, C) of `likelihood.advantage`
 """
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from diffeq_gen import exact, likelihood
+from diffeq_gen import exact, likelihood, predictions
 from diffeq_gen.samplers.control import Control
 from diffeq_gen.schedules import at, variance_preserving
+from diffeq_gen.theorems.closed_form import _log_normal
 from diffeq_gen.theorems.controlled_solvers import _mirror, _variances
-from diffeq_gen.theorems.domains import mixtures, scalars, vectors
+from diffeq_gen.theorems.domains import gaussians, mixtures, positive, scalars, vectors
+from diffeq_gen.theorems.estimation import _log_density, _pair, gentle_pairs
 from diffeq_gen.theorems.registry import theorem
 from diffeq_gen.theorems.solver_families import PARABOLAS
 from diffeq_gen.types import Point, dot
@@ -86,3 +90,170 @@ def _gaussian(mean, spread, axis, x0, factor):
 def by_variances_a_quarter_too_large(mean, spread, axis, x0):
     """One step is then an approximation."""
     return _gaussian(mean, spread, axis, x0, 1.25)
+
+
+SIGNS = np.sqrt(2) * np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+"""Equally likely noises in two dimensions with the moments of N(0, I) up to the third: exact for what is quadratic in the noise."""
+REFERENCE = {"mean": vectors(2), "spread": vectors(2), "axis": vectors(2), "x0": vectors(2)}
+
+
+def _rules(rule, many, few, dtype):
+    """(nodes, two rows of weights) of two rules of one family, so that what is summed is traced once."""
+    (nodes, weights), (others, rest) = rule(many), rule(few)
+    table = np.block([[weights, np.zeros(few)], [np.zeros(many), rest]]) / np.sum(weights)
+    return jnp.asarray(np.concatenate([nodes, others]), dtype), jnp.asarray(table, dtype)
+
+
+def _integral(integrand, low, high):
+    """(by the rule of Gauss and Legendre of 24 nodes, twice what it differs from that of 16)."""
+    nodes, weights = _rules(np.polynomial.legendre.leggauss, 24, 16, low.dtype)
+    fine, coarse = (high - low) * dot(weights, jax.vmap(integrand)(low + (high - low) * (nodes + 1) / 2))
+    return fine, 2 * jnp.abs(fine - coarse)
+
+
+def _reaches(schedule, x0):
+    """The log-SNRs of both ends."""
+    zero = 0 * x0[0]
+    return schedule.log_snr(zero + 1), schedule.log_snr(zero)
+
+
+def _law(world, p):
+    """(mean, covariance) of z."""
+    return p.alpha * world.mean, jnp.square(p.alpha) * world.cov + jnp.square(p.sigma) * jnp.eye(
+        2, dtype=world.cov.dtype
+    )
+
+
+def _reference(mean, spread, axis):
+    """(a control, its Gaussian by a matrix)."""
+    variances, basis = _variances(spread), _turned(axis)
+    return Control(mean, variances, basis), exact.Gaussian(mean, dot(basis * variances[None], basis.T))
+
+
+def _gain(world, other, z, p):
+    """log p(z)/G(z), by dense normal laws."""
+    return _log_normal(z, *_law(world, p)) - _log_normal(z, *_law(other, p))
+
+
+@theorem(source="Kong, Brekelmans & Ver Steeg 2023; between finite ends and beside a Gaussian: derived", schedule=PARABOLAS,
+         world=gaussians(2, low=0.4, high=2.0), **REFERENCE, cases=60)  # fmt: skip
+def i_mmse_between_two_ends(schedule, world, mean, spread, axis, x0):
+    """Half the integral of the advantage over any N(m, C), whose moments need not be those of the data, is log p(x0)/N(m, C) of the laws
+    blurred as at the clean end, less the mean of the same of z at the noisy end; every draw of it is zero on data of those moments."""
+    left, right, bound = _between(schedule, world, mean, spread, axis, x0, 1.0, 1.0)
+    control, own = _reference(mean, spread, axis)
+    low, high = _reaches(schedule, x0)
+    one = likelihood.advantage(
+        exact.denoiser(own, schedule), schedule, mean + jnp.tanh(x0), jnp.tanh(x0), (low + high) / 2, control=control
+    )
+    return (left, 1 + one), (right, jnp.ones_like(one)), (bound, jnp.zeros_like(bound))
+
+
+def _between(schedule, world, mean, spread, axis, x0, fresh, rest):
+    """(half the integral, what it is said to be, a bound); fresh: whether x0 has the noise of the clean end already."""
+    (control, other), x0 = _reference(mean, spread, axis), mean + jnp.tanh(x0)
+    low, high = _reaches(schedule, x0)
+    signs, top = jnp.asarray(SIGNS, x0.dtype), high if fresh else jnp.inf
+    draw = lambda eps, log_snr: likelihood.advantage(  # noqa: E731
+        exact.denoiser(world, schedule), schedule, x0, eps, log_snr, control=control, log_snr_max=top
+    )
+    found, bound = _integral(lambda log_snr: jnp.mean(jax.vmap(lambda eps: draw(eps, log_snr))(signs)) / 2, low, high)
+    p, q = at(schedule, 1 + 0 * low), at(schedule, 0 * low)
+    z = p.alpha * x0[None] + p.sigma * jnp.sqrt(-jnp.expm1(low - top)) * signs
+    left_over = jnp.mean(jax.vmap(lambda z: _gain(world, other, z, p))(z))
+    return found, _gain(world, other, q.alpha * x0, q) - rest * left_over, bound
+
+
+@i_mmse_between_two_ends.near_miss
+def of_noise_upon_the_blur(schedule, world, mean, spread, axis, x0):
+    """The integral up to the clean end of z = alpha x0 + sigma eps, taken for the density at x0: it is a mean over draws around x0."""
+    return _between(schedule, world, mean, spread, axis, x0, 0.0, 1.0)
+
+
+@i_mmse_between_two_ends.near_miss
+def nothing_is_left_at_the_noisy_end(schedule, world, mean, spread, axis, x0):
+    """Without the mean of log p(z)/G(z) at the noisy end, which vanishes only as that goes to infinite noise."""
+    return _between(schedule, world, mean, spread, axis, x0, 1.0, 0.0)
+
+
+@theorem(source="Kong, Brekelmans & Ver Steeg 2023; derived", schedule=PARABOLAS, half_distance=gentle_pairs,
+         share=scalars("shares of [0.1, 0.9]", 0.1, 0.9), std=scalars("std of [0.5, 2]", 0.5, 2.0),
+         x0=scalars("data of [-2, 2]", -2.0, 2.0), c=positive("variances of [0.3, 3]", 0.3, 3.0), cases=20)  # fmt: skip
+def i_mmse_is_the_density_of_the_flow(schedule, half_distance, share, std, x0, c):
+    """Of a mixture, whose denoiser is not linear, it is the density at x0 itself of the data blurred as at the clean end: `encode`'s."""
+    return _of_a_pair(schedule, half_distance, share, std, x0, c, 1.0)
+
+
+def _of_a_pair(schedule, half_distance, share, std, x0, c, factor):
+    world, control = _pair(half_distance, share, std), Control(jnp.zeros_like(x0)[None], c[None])
+    (low, high), denoise = _reaches(schedule, x0[None]), exact.denoiser(world, schedule)
+    draws, laws = _rules(np.polynomial.hermite_e.hermegauss, 40, 30, x0.dtype)
+    p, q = at(schedule, 1 + 0 * low), at(schedule, 0 * low)
+
+    def plain(z, p):
+        wide = p.alpha**2 * c + p.sigma**2
+        return -(z**2) / wide / 2 - jnp.log(2 * jnp.pi * wide) / 2
+
+    def means(log_snr):
+        one = lambda eps: likelihood.advantage(  # noqa: E731
+            denoise, schedule, x0[None], eps[None], log_snr, control=control, log_snr_max=high
+        )
+        return dot(laws, jax.vmap(one)(draws)) / 2
+
+    def gain(eps):
+        z = p.alpha * x0 + p.sigma * jnp.sqrt(-jnp.expm1(low - high)) * eps
+        return _log_density(world, z, p.alpha, p.sigma) - plain(z, p)
+
+    (found, rough), (bound, _) = _integral(lambda log_snr: factor * means(log_snr), low, high)
+    left_over, roughly = dot(laws, jax.vmap(gain)(draws))
+    doubt = bound + 2 * jnp.abs(found - rough) + 2 * jnp.abs(left_over - roughly)
+    return found + left_over + plain(q.alpha * x0, q), _log_density(world, q.alpha * x0, q.alpha, q.sigma), doubt
+
+
+@i_mmse_is_the_density_of_the_flow.near_miss
+def in_half_the_log_snr(schedule, half_distance, share, std, x0, c):
+    """The integral without its half: as in the lambda of DPM-Solver."""
+    return _of_a_pair(schedule, half_distance, share, std, x0, c, 2.0)
+
+
+@theorem(
+    source="derived; Kingma et al. 2021, Eq. 11, beside Kong, Brekelmans & Ver Steeg 2023",
+    schedule=PARABOLAS,
+    **REFERENCE,
+    cases=60,
+)
+def i_mmse_is_the_elbo_of_a_blur(schedule, mean, spread, axis, x0):
+    """For any denoiser, right or wrong: E log N(z/alpha; m, C + v) at the clean end + half the integral of the advantage is the ELBO
+    of the model that starts from the same Gaussian at the noisy end.  One integral, so neither of the two is nearer to the truth."""
+    return _elbo(schedule, mean, spread, axis, x0, True)
+
+
+def _elbo(schedule, mean, spread, axis, x0, blurred):
+    (control, law), x0 = _reference(mean, spread, axis), mean + jnp.tanh(x0)
+    (low, high), signs = _reaches(schedule, x0), jnp.asarray(SIGNS, x0.dtype)
+    wrong = lambda z, t: jnp.tanh(z) * (1 - t / 2) + mean  # noqa: E731
+    average = lambda verb, p: jnp.mean(jax.vmap(lambda eps: verb(eps, p.alpha * x0 + p.sigma * eps))(signs))  # noqa: E731
+
+    def errors(log_snr):
+        p = at(schedule, schedule.time_at(log_snr))
+        told = lambda z: predictions.convert(wrong(z, p.t), z, p, predictions.data, predictions.noise)  # noqa: E731
+        return average(lambda eps, z: jnp.sum(jnp.square(told(z) - eps)) / 2, p)
+
+    def gains(log_snr):
+        one = lambda eps: likelihood.advantage(wrong, schedule, x0, eps, log_snr, control=control)  # noqa: E731
+        return jnp.mean(jax.vmap(one)(signs)) / 2
+
+    (diffusion, bound), (gained, more) = _integral(errors, low, high), _integral(gains, low, high)
+    p, q = at(schedule, 1 + 0 * low), at(schedule, 0 * low)
+    unit = jnp.eye(2, dtype=x0.dtype)
+    prior = average(lambda eps, z: _log_normal(z, p.alpha * x0, p.sigma**2 * unit) - _log_normal(z, *_law(law, p)), p)
+    reconstruction = 1 + jnp.log(2 * jnp.pi) - q.log_snr
+    clean = average(lambda eps, z: _log_normal(z if blurred else q.alpha * x0, *_law(law, q)), q) + 2 * jnp.log(q.alpha)
+    # +-sqrt(2) along two axes: what is not quadratic is the same on both sides
+    return clean + gained, -(prior + diffusion + reconstruction), bound + more
+
+
+@i_mmse_is_the_elbo_of_a_blur.near_miss
+def of_the_same_density(schedule, mean, spread, axis, x0):
+    """log N(x0; m, C + v) in the place of its mean over another draw of the noise: the ELBO bounds the law blurred once more."""
+    return _elbo(schedule, mean, spread, axis, x0, False)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from diffeq_gen.dequantisation import Bins
 from diffeq_gen.types import Key, Sample, require
 
 __all__ = ["Dataset", "batches", "digits", "idx_folder", "read_idx"]
@@ -31,19 +32,23 @@ class Dataset(NamedTuple):
     held_out: np.ndarray
     levels: int
 
+    @property
+    def bins(self) -> Bins:
+        """Of the levels, on [-1, 1]."""
+        return Bins(self.levels)
+
     def scaled(self, pictures: np.ndarray) -> Sample:
         """Levels to the middles of their bins on [-1, 1], in float32."""
-        return (jax.numpy.asarray(pictures, jax.numpy.float32) + 0.5) * (2 / self.levels) - 1
+        return self.bins.place(pictures, jax.numpy.float32(0.5))
 
     def dequantised(self, key: Key, pictures: np.ndarray) -> Sample:
         """Levels to uniform draws from their bins on [-1, 1], in float32.  Theis et al. 2016."""
-        u = jax.random.uniform(key, pictures.shape, jax.numpy.float32)
-        return (jax.numpy.asarray(pictures, jax.numpy.float32) + u) * (2 / self.levels) - 1
+        return self.bins.place(pictures, jax.random.uniform(key, pictures.shape, jax.numpy.float32))
 
     @property
     def bin_width(self) -> float:
         """The distance of two levels, in the units of x0."""
-        return 2 / self.levels
+        return self.bins.width
 
 
 def digits(*, held_out: int = 297, seed: int = 0) -> Dataset:

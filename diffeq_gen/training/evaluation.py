@@ -79,45 +79,93 @@ def draw(
 
 
 def evaluate(
-    key: Key, run: Run, *, images: int = 297, samples: int = 500, steps: int = 50, ode_steps: int = 16,
+    key: Key, run: Run, *, images: int = 297, samples: int = 500, steps: int = 50, ode_steps: int = 16, draws: int = 512,
     report: Callable[[int, dict[str, float]], None] = lambda images, metrics: None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Bits per dimension of held-out pictures by the probability flow and by the ELBO, and distances of samples to data.
+    """Bits per dimension of held-out pictures by the probability flow, the ELBO and I-MMSE, and distances of samples to data.
 
-    Uniform dequantisation, one draw per picture, which likelihoods and distances share; the flow is followed in the units of the
-    training pictures' moments.  `*_error` is the standard error over pictures.  `sw_floor` is the distance of training to held-out
-    data, `sw_noise` that of noise.
+    Uniform dequantisation, one draw per picture, which likelihoods and distances share; the flow is followed, and I-MMSE measured
+    against a Gaussian, in the moments of the training pictures.  The ELBO and I-MMSE call the network `draws` times a picture each.
+    `*_error` is the standard error over pictures; `*_draws` what one picture's value errs by for want of draws, root mean square, and
+    `bits_per_dim_ode_steps` what half of the flow's steps would add, in the mean over the first pictures.
+    `ode_minus_immse` and `elbo_minus_immse` are differences picture by picture: their errors are noise, their means are not.  That of
+    the ELBO is what another blur of e^{-log_snr_max/2} costs; that of the flow is by how much the network is no exact denoiser, for the
+    flow of a wrong score has another law than the SDE that I-MMSE bounds.
+    `sw_floor` is the distance of training to held-out data, `sw_noise` that of noise.
     `report` hears after every picture how many are done, and the mean so far.
+    Raises: ValueError where draws is no positive multiple of 32.
     """
-    data_key, train_key, elbo_key, sample_key, noise_key = jax.random.split(key, 5)
+    require(lambda draws: draws >= 32 and draws % 32 == 0, "draws must be a positive multiple of 32", draws=draws)
+    data_key, train_key, bits_key, sample_key, noise_key = jax.random.split(key, 5)
     test, train = (
         run.dataset.dequantised(data_key, run.dataset.held_out),
         run.dataset.dequantised(train_key, run.dataset.train),
     )
-    x0 = test[:images]
-    d, width = math.prod(x0.shape[1:]), run.dataset.bin_width
-    control = samplers.control_of(train, mixture=False)
-
-    @jax.jit
-    def read(key: Key, x0: Sample) -> tuple[jax.Array, jax.Array]:
-        nats = (
-            likelihood.log_prob(run.denoise, run.schedule, x0, steps=ode_steps, control=control),
-            likelihood.elbo(key, run.denoise, run.schedule, x0),
-        )
-        return tuple(likelihood.bits_per_dim(part, d, bin_width=width) for part in nats)
-
-    bits = np.zeros((0, 2))
-    for one, picture in zip(jax.random.split(elbo_key, len(x0)), x0, strict=True):
-        bits = np.concatenate([bits, np.asarray(read(one, picture), np.float64)[None]])
-        report(len(bits), {"bits_per_dim_ode": float(bits[:, 0].mean()), "bits_per_dim_elbo": float(bits[:, 1].mean())})
+    x0, control = test[:images], samplers.control_of(train, mixture=False)
+    found, read = np.zeros((0, 5)), _reader(run, control, ode_steps, draws)
+    for one, picture in zip(jax.random.split(bits_key, len(x0)), x0, strict=True):
+        found = np.concatenate([found, np.asarray(read(one, picture), np.float64)[None]])
+        report(len(found), {f"bits_per_dim_{name}": float(found[:, i].mean()) for i, name in enumerate(WAYS)})
     drawn = draw(sample_key, run.denoise, run.schedule, (samples, *x0.shape[1:]), steps=steps)
-    result: dict[str, Any] = {"step": int(run.state.step), "images": len(x0), "dimensions": d, "samples": samples}
-    for name, column in zip(("ode", "elbo"), bits.T, strict=True):
-        result[f"bits_per_dim_{name}"] = float(column.mean())
-        result[f"bits_per_dim_{name}_error"] = float(column.std() / np.sqrt(len(column)))
+    result: dict[str, Any] = {"step": int(run.state.step), "images": len(x0), "dimensions": math.prod(x0.shape[1:]),
+                              "samples": samples, "draws": draws, **_summary(found)}  # fmt: skip
+    half = _flow(run, control, max(1, ode_steps // 2))
+    rough = [float(half(picture)) for picture in x0[:FIRST]]
+    result["bits_per_dim_ode_steps"] = float(np.mean(rough - found[:FIRST, 0]))
     result["sw"] = sliced_wasserstein(drawn, test)
     result["sw_floor"] = sliced_wasserstein(train, test)
     result["sw_noise"] = sliced_wasserstein(jax.random.normal(noise_key, drawn.shape), test)
     result["nearest_training_of_samples"] = float(np.mean(nearest(drawn[:images], train)))
     result["nearest_training_of_held_out"] = float(np.mean(nearest(test[:images], train)))
+    return result
+
+
+WAYS = ("ode", "elbo", "immse")
+FIRST = 8
+"""Pictures that are read by half of the steps as well."""
+
+
+def _bits(run: Run, nats: jax.Array, x0: Sample) -> jax.Array:
+    return likelihood.bits_per_dim(nats, x0.size, bin_width=run.dataset.bin_width)
+
+
+def _flow(run: Run, control: samplers.Control, steps: int) -> Callable[[Sample], jax.Array]:
+    """One picture -> bits per dimension by the flow."""
+    settings = {"steps": steps, "control": control}
+    return jax.jit(lambda x0: _bits(run, likelihood.log_prob(run.denoise, run.schedule, x0, **settings), x0))
+
+
+def _reader(
+    run: Run, control: samplers.Control, ode_steps: int, draws: int
+) -> Callable[[Key, Sample], list[jax.Array]]:  # fmt: skip
+    """(key, one picture) -> bits per dimension in each of the three ways, and what those of the last two err by for want of draws.
+
+    The ELBO is a mean over runs of 16 draws: its reconstruction draws once a run, and would else be most of the noise.
+    """
+    flow = _flow(run, control, ode_steps)
+
+    @jax.jit
+    def read(key: Key, x0: Sample) -> list[jax.Array]:
+        elbo_key, key = jax.random.split(key)
+        each = jax.vmap(lambda key: likelihood.elbo(key, run.denoise, run.schedule, x0, samples=16))
+        bounds = each(jax.random.split(elbo_key, draws // 16))
+        value, error = likelihood.immse(key, run.denoise, run.schedule, x0, samples=draws, control=control)
+        noises = jnp.std(bounds, ddof=1) / math.sqrt(len(bounds)), error
+        per_dim = [noise / (x0.size * math.log(2)) for noise in noises]
+        return [flow(x0), _bits(run, jnp.mean(bounds), x0), _bits(run, value, x0), *per_dim]
+
+    return read
+
+
+def _summary(found: np.ndarray) -> dict[str, float]:
+    """Means over pictures, their standard errors, errors for want of draws, and differences: of rows of what `_reader` tells."""
+    ode, elbo, immse, *noises = found.T
+    columns = {f"bits_per_dim_{name}": column for name, column in zip(WAYS, (ode, elbo, immse), strict=True)}
+    columns |= {"ode_minus_immse": ode - immse, "elbo_minus_immse": elbo - immse}
+    result: dict[str, float] = {}
+    for name, column in columns.items():
+        result[name] = float(column.mean())
+        result[f"{name}_error"] = float(column.std() / np.sqrt(len(column)))
+    for name, noise in zip(WAYS[1:], noises, strict=True):
+        result[f"bits_per_dim_{name}_draws"] = float(np.sqrt(np.mean(noise**2)))
     return result
