@@ -206,6 +206,9 @@ def _figures() -> Mapping[str, Callable[[], Any]]:
         "bending": plots.bending,
         "spectrum": lambda: plots.spectra(_digits()),
         "guidance": plots.guided,
+        "churn": plots.churn,
+        "renoise": plots.renoise,
+        "flipped": plots.flipped,
     }
 
 
@@ -218,7 +221,8 @@ def _digits() -> Sample:
 
 def plot(name: tyro.conf.Positional[str], /, *, out: Path | None = None) -> int:
     """Draw one of the pictures: trajectories, weights, schedules, the errors of solvers against their evaluations, how flows
-    bend with the variance of the data, guidance, or the spectrum of the digits and where it meets that of the noise.
+    bend with the variance of the data, guidance, the spectrum of the digits and where it meets that of the noise, churn and how much
+    each prediction counts, renoise (DDPM as DDIM and noise back), or flipped (DDIM's mirrored steps beside diffusion).
 
     Args:
         name: Which.

@@ -112,7 +112,7 @@ def test_a_folder_of_another_run_is_refused_and_its_own_resumed(folder, capsys):
 
 
 def test_a_picture_is_drawn_where_it_is_asked_for(tmp_path, capsys):
-    for name in ("weights", "spectrum", "bending"):
+    for name in ("weights", "spectrum", "bending", "churn"):
         assert cli.main(["plot", name, "--out", str(tmp_path / "w.png")]) == 0
         assert (tmp_path / "w.png").read_bytes().startswith(b"\x89PNG")
         (tmp_path / "w.png").unlink()
