@@ -194,6 +194,5 @@ def bits_per_dim(nats: jax.Array, dimensions: int, *, bin_width: float = 1.0) ->
     """(-nats / dimensions - log bin_width) / log 2: from the log-density of dequantised data to bits per dimension.
 
     `bin_width` is the distance between two neighbouring levels in the units of the density: 2/256 for bytes on [-1, 1].
-    Theorems: bits-do-not-depend-on-units.
     """
     return (-nats / dimensions - math.log(bin_width)) / math.log(2)
