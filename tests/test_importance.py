@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffeq_gen import importance, losses, predictions, weights
+from diffeq_gen import clocks, importance, losses, predictions, weights
 from diffeq_gen.importance import Histogram, Seen
-from diffeq_gen.schedules import Cosine, Flow, Monotone, at
+from diffeq_gen.schedules import Cosine, Flow, Monotone, at, checked
 
 HEIGHTS = jnp.array([1.0, 3.0, 4.0])
 
@@ -142,6 +142,45 @@ def test_each_is_what_the_loss_is_a_mean_of():
     np.testing.assert_allclose(loss, np.mean(values / np.asarray([0.375, 1.125, 1.5])[density.bin(times)]), rtol=1e-6)
     np.testing.assert_allclose(losses.loss(key, network, Cosine(), x0, **settings),
                                losses.each(key, network, Cosine(), x0, **settings)[1].mean(), rtol=1e-6)  # fmt: skip
+
+
+def test_a_schedule_for_a_density_spends_draw_by_draw_what_importance_does():
+    """Key by key, with the slopes that a network is taught by; a plain loss does not."""
+    x0, key, params = jax.random.normal(jax.random.key(5), (9, 3)) + 1, jax.random.key(3), jnp.array(0.7)
+    density = Histogram(HEIGHTS, ends=losses.ENDS)
+    bent = importance.Rescheduled(density, Cosine())
+    network = lambda way: lambda params: lambda z, t: jnp.tanh(params * z) * clocks.log_snr(way, t)  # noqa: E731
+
+    def spent(way, density, weight):
+        ask = lambda params: losses.loss(  # noqa: E731
+            key, network(way)(params), way, x0, prediction=predictions.v, weight=weight, density=density
+        )
+        return jax.jit(jax.value_and_grad(ask))(params)
+
+    np.testing.assert_allclose(
+        spent(bent, None, weights.sigmoid(2.0)), spent(Cosine(), density, weights.sigmoid(2.0)), rtol=1e-5
+    )
+    assert abs(spent(bent, None, None)[0] / spent(Cosine(), density, None)[0] - 1) > 1e3 * 1e-5
+
+
+def test_a_schedule_for_a_density_is_one_with_its_own_slopes(precision):
+    """It falls as the schedule does, faster where its times are rarer; beyond the ends it is the schedule."""
+    density = Histogram(jnp.asarray([1, 3, 4], precision), ends=(0.1, 0.7))
+    bent = checked(importance.Rescheduled(density, Flow()))
+    t = jnp.asarray([0.05, 0.1, 0.15, 0.25, 0.5, 0.7, 0.8], precision)
+    asked = np.array([0.05, 0.1, 0.3, 0.3 + 0.2 * 1 / 3, 0.7 - 0.6 / 3 * (0.2 / 0.3), 0.7, 0.8])
+    asked[2] = 0.1 + 0.2 * (0.05 / 0.6) / 0.125
+    alpha, sigma = jax.vmap(bent)(t)
+    assert sigma.dtype == alpha.dtype == precision
+    np.testing.assert_allclose(sigma, asked, rtol=1e-5)
+    np.testing.assert_allclose(alpha, 1 - asked, rtol=1e-5)
+    np.testing.assert_allclose(jax.vmap(bent.log_snr)(t), 2 * np.log(1 / asked - 1), rtol=1e-5)
+    slopes = [float(at(bent, one).sigma_dot) for one in t]
+    np.testing.assert_allclose(slopes[2:5], 1 / (np.array([1, 3, 4]) * 3 / 8), rtol=1e-5)
+    np.testing.assert_allclose([slopes[0], slopes[-1]], 1)
+    np.testing.assert_allclose([slopes[1], slopes[5]], [8 / 3, 2 / 3], rtol=1e-5)
+    np.testing.assert_allclose(clocks.time_at(bent, bent.log_snr(t[3])), t[3], rtol=1e-5)
+    assert repr(bent) == f"Rescheduled(density={density!r}, schedule=Flow())"
 
 
 # A schedule that is learnt
