@@ -7,7 +7,7 @@ import pytest
 
 from diffeq_gen import clocks, importance, losses, predictions, weights
 from diffeq_gen.importance import Histogram, Seen
-from diffeq_gen.schedules import Cosine, Flow, Monotone, at, checked
+from diffeq_gen.schedules import VP, Cosine, Flow, Monotone, at, checked, variance_preserving
 
 HEIGHTS = jnp.array([1.0, 3.0, 4.0])
 
@@ -220,6 +220,28 @@ def test_it_begins_nearly_straight():
     assert Monotone.start(units=3, low=-2.0, high=4.0).log_snr(0.0) == 4.0
 
 
+@pytest.mark.parametrize("schedule", [Cosine(), VP(), Flow()], ids=["cosine", "vp", "flow"])
+def test_it_may_begin_like_another(schedule):
+    """Within 0.25 nats everywhere between the ends, 0.01 in the mean: a straight one is off by seven or more."""
+    found, t = Monotone.like(schedule), jnp.linspace(1e-4, 1 - 1e-4, 20001)
+    wanted, met = (jax.vmap(one)(t) for one in (lambda t: clocks.log_snr(schedule, t), found.log_snr))
+    assert found.heights.shape == (16,) and np.allclose([found.high, found.low], wanted[jnp.array([0, -1])])
+    assert jnp.max(jnp.abs(met - wanted)) < 0.25 and jnp.sqrt(jnp.mean((met - wanted) ** 2)) < 0.01
+    assert jnp.max(jnp.abs(found.high + (found.low - found.high) * t - wanted)) > 7
+
+
+def test_the_fit_takes_ends_and_units_and_the_precision_of_the_user(precision):
+    """The corner where flat begins is what costs: without one five units do, and sixteen come within 2e-4."""
+    finite = Cosine(log_snr_min=-10.0, log_snr_max=8.0)
+    schedule, ends = Cosine(log_snr_min=-10.0, log_snr_max=8.0), (0.0, 1.0)
+    for units, within in ((5, 0.03), (16, 2e-4)):
+        found, t = Monotone.like(schedule, units=units, ends=ends), jnp.linspace(*ends, 501)
+        assert found.heights.shape == (units,) and all(leaf.dtype == precision for leaf in jax.tree.leaves(found))
+        met, wanted = jax.vmap(found.log_snr)(t), jax.vmap(schedule.log_snr)(t)
+        np.testing.assert_allclose(met, wanted, atol=within)
+        assert np.all(np.diff(met) < 0)
+
+
 def test_taught_by_the_squared_loss_it_nears_the_least_variance():
     """A network that errs by 1 + lambda^2/20 whatever it sees, in ELBO weight: the least E[l^2] is (int l dlambda)^2."""
 
@@ -281,6 +303,12 @@ def test_squared_loss_is_the_mean_of_the_squares():
         (lambda: Monotone(jnp.ones(()), jnp.ones(()), jnp.ones(())), r"must be of one shape \(u,\), got heights=\(\)"),
         (lambda: Monotone(jnp.ones(2), jnp.ones(2), jnp.ones(2), low=1.0, high=1.0), "low must lie below high, got low=1.0, high=1.0"),
         (lambda: Monotone.start(units=0), "units must be positive, got units=0"),
+        (lambda: Monotone.like(Flow(), units=0), "units must be positive, got units=0"),
+        (lambda: Monotone.like(Flow(), ends=(0.5, 0.5)), r"ends must rise, within \[0, 1\], got ends="),
+        (lambda: Monotone.like(Flow(), ends=(-0.1, 0.5)), r"ends must rise, within \[0, 1\], got ends="),
+        (lambda: Monotone.like(Flow(), ends=(0.1, 1.5)), r"ends must rise, within \[0, 1\], got ends="),
+        (lambda: Monotone.like(Flow(), ends=(0.0, 1.0)), "log-SNR must be finite and fall between the ends, got log_snr="),
+        (lambda: Monotone.like(lambda t: variance_preserving(8 * t - 4)), "log-SNR must be finite and fall between"),
     ],
 )  # fmt: skip
 def test_bad_input_is_named(refused, message):
