@@ -232,7 +232,6 @@ def test_it_may_begin_like_another(schedule):
 
 def test_the_fit_takes_ends_and_units_and_the_precision_of_the_user(precision):
     """The corner where flat begins is what costs: without one five units do, and sixteen come within 2e-4."""
-    finite = Cosine(log_snr_min=-10.0, log_snr_max=8.0)
     schedule, ends = Cosine(log_snr_min=-10.0, log_snr_max=8.0), (0.0, 1.0)
     for units, within in ((5, 0.03), (16, 2e-4)):
         found, t = Monotone.like(schedule, units=units, ends=ends), jnp.linspace(*ends, 501)
