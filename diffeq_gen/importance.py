@@ -162,6 +162,16 @@ class Seen:
             self.ends,
         )
 
+    def among(self, times: Time, losses: jax.Array, axis_name: str | None, *, decay: float = 1.0) -> "Seen":
+        """`noted`, with what every device along an axis has seen of its share; all of them then hold the same.
+
+        Raises: ValueError where decay does not lie in [0, 1].
+        """
+        require(lambda decay: 0 <= decay <= 1, "decay must lie in [0, 1]", decay=decay)
+        own = jax.tree.map(jnp.zeros_like, self).noted(times, losses)
+        shared = own if axis_name is None else jax.lax.psum(own, axis_name)
+        return jax.tree.map(lambda old, new: decay * old + new, self, shared)
+
     def squares_of_bins(self) -> jax.Array:
         """E[l^2] of each bin; of one without losses, that of all together; one where there are none at all."""
         return self._means(self.squares)

@@ -19,7 +19,7 @@ from diffeq_gen.schedules import at
 from diffeq_gen.types import Field, Key, Prediction, Sample, Schedule, Time
 from diffeq_gen.weights import LogWeight
 
-__all__ = ["denoising_loss", "each", "loss", "squared_loss", "stratified_times"]
+__all__ = ["averaged", "denoising_loss", "each", "loss", "squared_loss", "stratified_times"]
 
 
 def denoising_loss(
@@ -90,7 +90,15 @@ def loss(
     times, values = each(
         key, network, schedule, x0, prediction=prediction, weight=weight, indices=indices, total=total, density=density
     )
-    return jnp.mean(values if density is None else values * jnp.exp(-density.log_density(times)))
+    return averaged(times, values, density=density)
+
+
+def averaged(times: Time, values: jax.Array, *, density: Histogram | None = None) -> jax.Array:
+    """The mean of l/h over a batch of losses at times of density h; of uniform times, where none is given, that of l.
+
+    Theorems: importance-leaves-the-loss.
+    """
+    return jnp.mean(values if density is None else values * jnp.exp(-density.log_density(times)).astype(values.dtype))
 
 
 def squared_loss(
