@@ -110,6 +110,7 @@ def squared_loss(
 
     `network` makes of a schedule what is asked under it, and must say the same at the same log-SNR under all, as `nets.field` does.
     A plain loss is another one under every schedule: a weight is asked for.
+    A learner's steps must be small beside the narrowest unit of `Monotone.like`, or teach its heights alone.
     Theorems: what-is-within-the-ends-changes-the-variance-alone.
     """
     _, values = each(key, network(schedule), schedule, x0, prediction=prediction, weight=weight)

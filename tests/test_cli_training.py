@@ -94,6 +94,7 @@ def test_a_folder_without_a_run_is_named_and_left_alone(command, tmp_path, capsy
     [
         (["--steps", "0"], "steps must be positive, got steps=0"),
         (["--schedule", "cosin"], "did you mean 'cosine'?"),
+        (["--times", "learn"], "no times is named 'learn'; did you mean 'learnt'?"),
         (["--batch", "4000"], "a batch must have 1 to 1500 pictures"),
         (["--data", "nowhere"], "no train-images-idx3-ubyte"),
     ],
@@ -109,6 +110,11 @@ def test_a_folder_of_another_run_is_refused_and_its_own_resumed(folder, capsys):
     assert "holds a run at step 3: resume it" in sentence(capsys, "train", folder, *TRAIN)
     assert cli.main(["train", str(folder), *TRAIN, "--resume"]) == 0
     assert (folder / "metrics.jsonl").read_bytes() == before
+
+
+def test_times_are_learnt_where_that_is_asked_for(tmp_path):
+    assert cli.main(["train", str(tmp_path), *TRAIN, "--times", "learnt"]) == 0
+    assert json.loads((tmp_path / "config.json").read_text())["times"] == "learnt"
 
 
 def test_a_picture_is_drawn_where_it_is_asked_for(tmp_path, capsys):
