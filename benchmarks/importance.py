@@ -8,6 +8,7 @@ of the same kind; draws that a density or a schedule is judged by are others tha
 """
 
 import argparse
+import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -76,24 +77,25 @@ def seen_by(key: Key, network: Field, run: Run, points: Sample, draws: int, batc
 
 
 def learnt_schedule(key: Key, run: Run, points: Sample, batch: int, steps: int, **options: object) -> Schedule:
-    """A monotone network between the ends of the run's schedule, taught by Adam to make the loss vary least."""
-    high, low = (float(schedules.at(run.schedule, t).log_snr) for t in importance.ENDS)
-    schedule, ask = schedules.Monotone.start(low=low, high=high), networks(run)
+    """A monotone network like the run's schedule, whose heights Adam teaches to make the loss vary least."""
+    start, ask = schedules.Monotone.like(run.schedule, ends=importance.ENDS), networks(run)
     optimizer = optax.adam(optax.cosine_decay_schedule(0.05, steps))
-    state = optimizer.init(schedule)
+    state = optimizer.init(start.heights)
+    way = lambda heights: dataclasses.replace(start, heights=heights)  # noqa: E731
 
     @jax.jit
-    def step(key: Key, schedule: Schedule, state: object) -> tuple[Schedule, object]:
+    def step(key: Key, heights: jax.Array, state: object) -> tuple[jax.Array, object]:
         pick, own = jax.random.split(key)
         x0 = points[jax.random.randint(pick, (batch,), 0, len(points))]
-        slope = jax.grad(lambda schedule: losses.squared_loss(own, ask, schedule, x0, **options))(schedule)
+        slope = jax.grad(lambda heights: losses.squared_loss(own, ask, way(heights), x0, **options))(heights)
         change, state = optimizer.update(slope, state)
-        return optax.apply_updates(schedule, change), state
+        return optax.apply_updates(heights, change), state
 
+    heights = start.heights
     with jax.numpy_dtype_promotion("standard"):
         for one in jax.random.split(key, steps):
-            schedule, state = step(one, schedule, state)
-    return schedule
+            heights, state = step(one, heights, state)
+    return way(heights)
 
 
 def main() -> None:

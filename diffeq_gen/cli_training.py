@@ -69,6 +69,7 @@ def train(
     schedule: str = "cosine",
     prediction: str = "v",
     weight: str = "plain",
+    times: str = "uniform",
     steps: int = 3000,
     batch: int = 128,
     learning_rate: float = 2e-3,
@@ -88,6 +89,7 @@ def train(
         schedule: flow, cosine, iddpm, vp, subvp, ve, edm, sigmoid or laplace.
         prediction: data, noise, v, velocity or edm.
         weight: plain (squared error of the prediction), elbo, flow, cosine, sigmoid, edm or logit-normal.
+        times: uniform, or learnt from the losses seen: of a density that makes the loss vary least, by which each is divided.
         steps: Updates.
         batch: Samples of one update, over all devices.
         learning_rate: Peak rate of Adam.
@@ -100,8 +102,8 @@ def train(
     from diffeq_gen import plots, training
 
     config = training.Config(
-        data=data, net=net, channels=channels, schedule=schedule, prediction=prediction, weight=weight, steps=steps,
-        batch=batch, learning_rate=learning_rate, clip=clip, decay=decay, seed=seed,
+        data=data, net=net, channels=channels, schedule=schedule, prediction=prediction, weight=weight, times=times,
+        steps=steps, batch=batch, learning_rate=learning_rate, clip=clip, decay=decay, seed=seed,
     )  # fmt: skip
     with progress("training", steps) as advance:
         run = training.fit(config, folder, resume=resume, save_every=save_every, log_every=10, report=advance)
@@ -227,6 +229,9 @@ def _figures() -> Mapping[str, Callable[[], Any]]:
         "bending": plots.bending,
         "spectrum": lambda: plots.spectra(_digits()),
         "guidance": plots.guided,
+        "churn": plots.churn,
+        "renoise": plots.renoise,
+        "flipped": plots.flipped,
     }
 
 
@@ -239,7 +244,8 @@ def _digits() -> Sample:
 
 def plot(name: tyro.conf.Positional[str], /, *, out: Path | None = None) -> int:
     """Draw one of the pictures: trajectories, weights, schedules, the errors of solvers against their evaluations, how flows
-    bend with the variance of the data, guidance, or the spectrum of the digits and where it meets that of the noise.
+    bend with the variance of the data, guidance, the spectrum of the digits and where it meets that of the noise, churn and how much
+    each prediction counts, renoise (DDPM as DDIM and noise back), or flipped (DDIM's mirrored steps beside diffusion).
 
     Args:
         name: Which.

@@ -3,16 +3,18 @@
     E[l(t)/h(t)] = int_0^1 l du,  t = H^{-1}(u),  H' = h           whatever the density h: it decides the variance alone
     E[(l/h)^2]  >= (int sqrt(E[l^2|t]) dt)^2,                     with equality for h ~ sqrt(E[l^2|t])
 
-A density is a histogram over equal bins of the times.  Stratified times vary by what is within a time alone: int Var[l|t]/h dt is
-least for h ~ sqrt(Var[l|t]), Neyman's allocation, and h ~ sqrt(E[l^2|t]) may be worse for them than uniform times.
+A density of times is a schedule: at uniform times, s(t) = schedule(H^{-1}(t)) spends on each draw what the schedule spends at times of
+density h, divided by h.  A density is a histogram over equal bins of the times.  Stratified times vary by what is within a time alone:
+int Var[l|t]/h dt is least for h ~ sqrt(Var[l|t]), Neyman's allocation, and h ~ sqrt(E[l^2|t]) may be worse for them than uniform times.
 """
 
 import jax
 import jax.numpy as jnp
 
-from diffeq_gen.types import Time, pytree, require, static
+from diffeq_gen.clocks import log_snr, within
+from diffeq_gen.types import Schedule, Time, pytree, require, static
 
-__all__ = ["ENDS", "Histogram", "Seen", "optimal", "second_moment", "uniform"]
+__all__ = ["ENDS", "Histogram", "Rescheduled", "Seen", "optimal", "second_moment", "uniform"]
 
 ENDS = (1e-4, 1 - 1e-4)
 """Times that are asked, where nothing else is said: at the very ends a log-SNR is infinite."""
@@ -39,7 +41,7 @@ class Histogram:
         mass = jnp.cumsum(self.relative()) / self.heights.size
         edges = jnp.linspace(0, 1, self.heights.size + 1, dtype=mass.dtype)
         share = jnp.interp(jnp.asarray(u, mass.dtype), jnp.concatenate([jnp.zeros_like(mass[:1]), mass]), edges)
-        return self.ends[0] + (self.ends[1] - self.ends[0]) * jnp.clip(share, 0, 1)
+        return self.ends[0] + (self.ends[1] - self.ends[0]) * within(share)
 
     def log_density(self, t: Time) -> jax.Array:
         """log h(t); of times beyond the ends that of the last bin."""
@@ -53,6 +55,34 @@ class Histogram:
     def relative(self) -> jax.Array:
         """h of each bin: heights whose mean is one."""
         return self.heights / jnp.mean(self.heights)
+
+
+@pytree
+class Rescheduled:
+    """s(t) = schedule(H^{-1}(u)), u the share of t between the ends of the density h = H'; beyond them the schedule itself.
+
+        1/2 w (-lambda_s'(t)) = 1/2 w (-lambda'(r)) / h(r),      r = H^{-1}(u)
+
+    A weighted loss at uniform times of s is draw by draw that of the schedule at times of density h, divided by h: of one mean, one
+    variance and one gradient, for a network that is told the log-SNR and predicts what reads no slope, as x0, eps or v.  A plain
+    loss is not.
+    Theorems: a-density-is-a-schedule.
+    """
+
+    density: Histogram
+    schedule: Schedule
+
+    def __call__(self, t: Time) -> tuple[jax.Array, jax.Array]:
+        return self.schedule(self._asked(t))
+
+    def log_snr(self, t: Time) -> jax.Array:
+        """log-SNR of the schedule where this one asks it."""
+        return log_snr(self.schedule, self._asked(t))
+
+    def _asked(self, t: Time) -> Time:
+        t, (first, last) = jnp.asarray(t), self.density.ends
+        moved = self.density.time((t - first) / (last - first)).astype(t.dtype)
+        return jnp.where((t < first) | (t > last), t, moved)
 
 
 def uniform(bins: int = 64, *, ends: tuple[float, float] = ENDS) -> Histogram:
@@ -131,6 +161,16 @@ class Seen:
             add(self.squares, jnp.square(losses)),
             self.ends,
         )
+
+    def among(self, times: Time, losses: jax.Array, axis_name: str | None, *, decay: float = 1.0) -> "Seen":
+        """`noted`, with what every device along an axis has seen of its share; all of them then hold the same.
+
+        Raises: ValueError where decay does not lie in [0, 1].
+        """
+        require(lambda decay: 0 <= decay <= 1, "decay must lie in [0, 1]", decay=decay)
+        own = jax.tree.map(jnp.zeros_like, self).noted(times, losses)
+        shared = own if axis_name is None else jax.lax.psum(own, axis_name)
+        return jax.tree.map(lambda old, new: decay * old + new, self, shared)
 
     def squares_of_bins(self) -> jax.Array:
         """E[l^2] of each bin; of one without losses, that of all together; one where there are none at all."""

@@ -19,7 +19,7 @@ from diffeq_gen.schedules import at
 from diffeq_gen.types import Denoiser, Field, Key, Prediction, Sample, Schedule, Time
 from diffeq_gen.weights import LogWeight
 
-__all__ = ["denoising_loss", "each", "loss", "squared_loss", "stratified_times"]
+__all__ = ["averaged", "denoising_loss", "each", "loss", "squared_loss", "stratified_times"]
 
 
 def denoising_loss(
@@ -97,7 +97,15 @@ def loss(
         key, network, schedule, x0, prediction=prediction, weight=weight, indices=indices, total=total, density=density,
         teacher=teacher,
     )  # fmt: skip
-    return jnp.mean(values if density is None else values * jnp.exp(-density.log_density(times)))
+    return averaged(times, values, density=density)
+
+
+def averaged(times: Time, values: jax.Array, *, density: Histogram | None = None) -> jax.Array:
+    """The mean of l/h over a batch of losses at times of density h; of uniform times, where none is given, that of l.
+
+    Theorems: importance-leaves-the-loss.
+    """
+    return jnp.mean(values if density is None else values * jnp.exp(-density.log_density(times)).astype(values.dtype))
 
 
 def squared_loss(
@@ -109,6 +117,7 @@ def squared_loss(
 
     `network` makes of a schedule what is asked under it, and must say the same at the same log-SNR under all, as `nets.field` does.
     A plain loss is another one under every schedule: a weight is asked for.
+    A learner's steps must be small beside the narrowest unit of `Monotone.like`, or teach its heights alone.
     Theorems: what-is-within-the-ends-changes-the-variance-alone.
     """
     _, values = each(key, network(schedule), schedule, x0, prediction=prediction, weight=weight)

@@ -234,9 +234,11 @@ def augmentation(weight: LogWeight) -> LogWeight:
 def overlap(first: LogWeight, second: LogWeight, low: float, high: float, *, count: int = 4097) -> jax.Array:
     """int_low^high min(p, q) dlambda of two weights as densities of this interval: 1 where they are one up to a factor, 0 where apart.
 
-    EDM's and that of the flow at logit-normal times (SD3's), which Gao et al. 2024 call very similar, overlap by 0.907 on [-20, 20];
-    either overlaps with that of flow matching at uniform times by less than 0.01 there.
+    EDM's and that of the flow at logit-normal times (SD3's), which Gao et al. 2024 call very similar, overlap by 0.907 on [-20, 20],
+    of means -2.59 and -3.09 and standard deviations 3.10 and 2.38; either overlaps with that of flow matching at uniform times
+    by less than 0.01 there.
     Raises: ValueError where low does not lie below high, or count is less than two.
+    Theorems: sd3-resembles-edm.
     """
     require(lambda low, high: low < high, "low must lie below high", low=low, high=high)
     require(lambda count: count >= 2, "count must be at least two", count=count)

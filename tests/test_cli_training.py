@@ -109,6 +109,7 @@ def test_a_folder_without_a_run_is_named_and_left_alone(command, tmp_path, capsy
     [
         (["--steps", "0"], "steps must be positive, got steps=0"),
         (["--schedule", "cosin"], "did you mean 'cosine'?"),
+        (["--times", "learn"], "no times is named 'learn'; did you mean 'learnt'?"),
         (["--batch", "4000"], "a batch must have 1 to 1500 pictures"),
         (["--data", "nowhere"], "no train-images-idx3-ubyte"),
     ],
@@ -126,8 +127,13 @@ def test_a_folder_of_another_run_is_refused_and_its_own_resumed(folder, capsys):
     assert (folder / "metrics.jsonl").read_bytes() == before
 
 
+def test_times_are_learnt_where_that_is_asked_for(tmp_path):
+    assert cli.main(["train", str(tmp_path), *TRAIN, "--times", "learnt"]) == 0
+    assert json.loads((tmp_path / "config.json").read_text())["times"] == "learnt"
+
+
 def test_a_picture_is_drawn_where_it_is_asked_for(tmp_path, capsys):
-    for name in ("weights", "spectrum", "bending"):
+    for name in ("weights", "spectrum", "bending", "churn"):
         assert cli.main(["plot", name, "--out", str(tmp_path / "w.png")]) == 0
         assert (tmp_path / "w.png").read_bytes().startswith(b"\x89PNG")
         (tmp_path / "w.png").unlink()

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffeq_gen import importance, losses, predictions, weights
+from diffeq_gen import clocks, importance, losses, predictions, weights
 from diffeq_gen.importance import Histogram, Seen
-from diffeq_gen.schedules import Cosine, Flow, Monotone, at
+from diffeq_gen.schedules import VP, Cosine, Flow, Monotone, at, checked, variance_preserving
 
 HEIGHTS = jnp.array([1.0, 3.0, 4.0])
 
@@ -172,6 +172,45 @@ def test_each_is_what_the_loss_is_a_mean_of():
                                losses.each(key, network, Cosine(), x0, **settings)[1].mean(), rtol=1e-6)  # fmt: skip
 
 
+def test_a_schedule_for_a_density_spends_draw_by_draw_what_importance_does():
+    """Key by key, with the slopes that a network is taught by; a plain loss does not."""
+    x0, key, params = jax.random.normal(jax.random.key(5), (9, 3)) + 1, jax.random.key(3), jnp.array(0.7)
+    density = Histogram(HEIGHTS, ends=losses.ENDS)
+    bent = importance.Rescheduled(density, Cosine())
+    network = lambda way: lambda params: lambda z, t: jnp.tanh(params * z) * clocks.log_snr(way, t)  # noqa: E731
+
+    def spent(way, density, weight):
+        ask = lambda params: losses.loss(  # noqa: E731
+            key, network(way)(params), way, x0, prediction=predictions.v, weight=weight, density=density
+        )
+        return jax.jit(jax.value_and_grad(ask))(params)
+
+    np.testing.assert_allclose(
+        spent(bent, None, weights.sigmoid(2.0)), spent(Cosine(), density, weights.sigmoid(2.0)), rtol=1e-5
+    )
+    assert abs(spent(bent, None, None)[0] / spent(Cosine(), density, None)[0] - 1) > 1e3 * 1e-5
+
+
+def test_a_schedule_for_a_density_is_one_with_its_own_slopes(precision):
+    """It falls as the schedule does, faster where its times are rarer; beyond the ends it is the schedule."""
+    density = Histogram(jnp.asarray([1, 3, 4], precision), ends=(0.1, 0.7))
+    bent = checked(importance.Rescheduled(density, Flow()))
+    t = jnp.asarray([0.05, 0.1, 0.15, 0.25, 0.5, 0.7, 0.8], precision)
+    asked = np.array([0.05, 0.1, 0.3, 0.3 + 0.2 * 1 / 3, 0.7 - 0.6 / 3 * (0.2 / 0.3), 0.7, 0.8])
+    asked[2] = 0.1 + 0.2 * (0.05 / 0.6) / 0.125
+    alpha, sigma = jax.vmap(bent)(t)
+    assert sigma.dtype == alpha.dtype == precision
+    np.testing.assert_allclose(sigma, asked, rtol=1e-5)
+    np.testing.assert_allclose(alpha, 1 - asked, rtol=1e-5)
+    np.testing.assert_allclose(jax.vmap(bent.log_snr)(t), 2 * np.log(1 / asked - 1), rtol=1e-5)
+    slopes = [float(at(bent, one).sigma_dot) for one in t]
+    np.testing.assert_allclose(slopes[2:5], 1 / (np.array([1, 3, 4]) * 3 / 8), rtol=1e-5)
+    np.testing.assert_allclose([slopes[0], slopes[-1]], 1)
+    np.testing.assert_allclose([slopes[1], slopes[5]], [8 / 3, 2 / 3], rtol=1e-5)
+    np.testing.assert_allclose(clocks.time_at(bent, bent.log_snr(t[3])), t[3], rtol=1e-5)
+    assert repr(bent) == f"Rescheduled(density={density!r}, schedule=Flow())"
+
+
 # A schedule that is learnt
 
 
@@ -207,6 +246,27 @@ def test_it_begins_nearly_straight():
     np.testing.assert_allclose(schedule.slopes, 32.0)
     np.testing.assert_allclose(schedule.heights, -5.0)
     assert Monotone.start(units=3, low=-2.0, high=4.0).log_snr(0.0) == 4.0
+
+
+@pytest.mark.parametrize("schedule", [Cosine(), VP(), Flow()], ids=["cosine", "vp", "flow"])
+def test_it_may_begin_like_another(schedule):
+    """Within 0.25 nats everywhere between the ends, 0.01 in the mean: a straight one is off by seven or more."""
+    found, t = Monotone.like(schedule), jnp.linspace(1e-4, 1 - 1e-4, 20001)
+    wanted, met = (jax.vmap(one)(t) for one in (lambda t: clocks.log_snr(schedule, t), found.log_snr))
+    assert found.heights.shape == (16,) and np.allclose([found.high, found.low], wanted[jnp.array([0, -1])])
+    assert jnp.max(jnp.abs(met - wanted)) < 0.25 and jnp.sqrt(jnp.mean((met - wanted) ** 2)) < 0.01
+    assert jnp.max(jnp.abs(found.high + (found.low - found.high) * t - wanted)) > 7
+
+
+def test_the_fit_takes_ends_and_units_and_the_precision_of_the_user(precision):
+    """The corner where flat begins is what costs: without one five units do, and sixteen come within 2e-4."""
+    schedule, ends = Cosine(log_snr_min=-10.0, log_snr_max=8.0), (0.0, 1.0)
+    for units, within in ((5, 0.03), (16, 2e-4)):
+        found, t = Monotone.like(schedule, units=units, ends=ends), jnp.linspace(*ends, 501)
+        assert found.heights.shape == (units,) and all(leaf.dtype == precision for leaf in jax.tree.leaves(found))
+        met, wanted = jax.vmap(found.log_snr)(t), jax.vmap(schedule.log_snr)(t)
+        np.testing.assert_allclose(met, wanted, atol=within)
+        assert np.all(np.diff(met) < 0)
 
 
 def test_taught_by_the_squared_loss_it_nears_the_least_variance():
@@ -270,6 +330,12 @@ def test_squared_loss_is_the_mean_of_the_squares():
         (lambda: Monotone(jnp.ones(()), jnp.ones(()), jnp.ones(())), r"must be of one shape \(u,\), got heights=\(\)"),
         (lambda: Monotone(jnp.ones(2), jnp.ones(2), jnp.ones(2), low=1.0, high=1.0), "low must lie below high, got low=1.0, high=1.0"),
         (lambda: Monotone.start(units=0), "units must be positive, got units=0"),
+        (lambda: Monotone.like(Flow(), units=0), "units must be positive, got units=0"),
+        (lambda: Monotone.like(Flow(), ends=(0.5, 0.5)), r"ends must rise, within \[0, 1\], got ends="),
+        (lambda: Monotone.like(Flow(), ends=(-0.1, 0.5)), r"ends must rise, within \[0, 1\], got ends="),
+        (lambda: Monotone.like(Flow(), ends=(0.1, 1.5)), r"ends must rise, within \[0, 1\], got ends="),
+        (lambda: Monotone.like(Flow(), ends=(0.0, 1.0)), "log-SNR must be finite and fall between the ends, got log_snr="),
+        (lambda: Monotone.like(lambda t: variance_preserving(8 * t - 4)), "log-SNR must be finite and fall between"),
     ],
 )  # fmt: skip
 def test_bad_input_is_named(refused, message):

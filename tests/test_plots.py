@@ -114,3 +114,59 @@ def test_guided_samples_are_all_drawn_and_their_distance_is_measured():
         for stairs in axis.patches:
             heights, edges, _ = stairs.get_data()
             np.testing.assert_allclose(np.sum(heights * np.diff(edges)), 1.0, rtol=2e-3)
+
+
+def told(axis):
+    return [text.get_text() for text in axis.get_legend().get_texts()]
+
+
+def test_early_predictions_count_less_with_churn():
+    """Weights of x0_hat add up to alpha_end - c_z alpha_start, and grow by 1/(2 (1 - c)) a unit of log-SNR."""
+    shares = (0.0, 0.5, 0.75)
+    left, right = plots.churn(steps=20, undone=shares).axes
+    assert [name.split(":")[0] for name in told(left)] == ["c = 0, DDIM", "c = 0.5, DDPM", "c = 0.75"]
+    np.testing.assert_allclose([float(name.split()[-1]) for name in told(left)], [0.5, 1.0, 2.0])
+    for line, share in zip(left.lines, shares, strict=True):
+        log_snr, weight = line.get_data()
+        assert (len(weight), np.round(log_snr[0], 9)) == (20, -10.0)
+        alpha, kept = (
+            1 / np.hypot(1, np.exp(-5)),
+            np.exp(-10 / (1 - share)),
+        )  # alpha_start = alpha e^{-5}, c_z < kept e^5
+        np.testing.assert_allclose(weight.sum(), alpha * (1 - kept), rtol=1e-6)
+        np.testing.assert_allclose(np.diff(np.log(weight)), 1 / (2 * (1 - share)), rtol=1e-4)
+    still, *churned = (line.get_ydata() for line in right.lines)
+    assert still.max() < 1.07 * still.min() and right.lines[0].get_xdata()[0] == 1
+    early = [100 * weight[:10].sum() / weight.sum() for weight in (still, *churned)]
+    assert early[0] > 49 and early[1] < 35 and early[2] < 20
+    assert [float(name.split()[-2]) for name in told(right)] == [round(share) for share in early]
+
+
+def test_ddpm_is_ddim_twice_as_far_and_noise_back():
+    axes = plots.renoise(lengths=(0.5, 2.0), count=400).axes
+    assert told(axes[0]) == ["DDPM", "DDIM, and noise", "z_t", "DDIM", "DDIM, twice as far", "x0_hat"]
+    for axis, length in zip(axes, (0.5, 2.0), strict=True):
+        assert axis.get_title().startswith(f"a step of {length:g} in log-SNR")
+        assert float(re.search(r"laws (\S+) std", axis.get_title()).group(1)) < 1e-13
+        lines = {line.get_label(): line.get_xydata() for line in axis.lines}
+        one, other = lines["DDPM"], lines["DDIM, and noise"]
+        np.testing.assert_allclose(one, other, rtol=1e-12)
+        z, single, double, guess = (lines[name][0] for name in ("z_t", "DDIM", "DDIM, twice as far", "x0_hat"))
+        np.testing.assert_allclose(one[:-1].mean(axis=0), double, rtol=1e-9)
+        for there, share in ((single, length), (double, 2 * length)):
+            np.testing.assert_allclose(there - guess, np.exp(-share / 2) * (z - guess), rtol=1e-9)
+        radius = np.linalg.norm(one[0] - double)
+        for cloud in (line.get_xydata() for line in axis.lines if len(line.get_xdata()) == 400):
+            inside = np.mean(np.linalg.norm(cloud - double, axis=1) < radius)
+            assert abs(inside - (1 - np.exp(-2))) < 4 * np.sqrt(0.117 / 400)
+
+
+def test_mirrored_ddim_has_the_laws_of_diffusion_but_other_particles():
+    mirrored, diffused, errors = plots.flipped(steps=(8, 16, 32), particles=5).axes
+    np.testing.assert_allclose([float(name.split()[-1]) for name in told(errors)], [1.0, 2.0], atol=0.15)
+    for line in errors.lines:
+        np.testing.assert_allclose(line.get_xdata(), [0.1, 0.05, 0.025])
+    smooth, jagged = (np.array([line.get_ydata() for line in axis.lines]) for axis in (mirrored, diffused))
+    assert smooth.shape == jagged.shape == (5, 33)
+    np.testing.assert_array_equal(smooth[:, 0], jagged[:, 0])
+    assert np.all(np.diff(smooth, axis=0) > 0) and not np.all(np.diff(jagged, axis=0) > 0)

@@ -197,5 +197,9 @@ def test_how_much_the_flow_of_sd3_resembles_edm():
     by_hand = np.minimum(*(density / density.sum() for density in both)).sum()
     np.testing.assert_allclose(weights.overlap(sd3, edm, -20.0, 20.0), by_hand, rtol=1e-4)
     np.testing.assert_allclose(by_hand, 0.907, atol=5e-4)
+    for density, mean, std in zip(both, (-3.09, -2.59), (2.38, 3.10), strict=True):
+        share = density / density.sum()
+        np.testing.assert_allclose(share @ lam, mean, atol=5e-3)
+        np.testing.assert_allclose(np.sqrt(share @ (lam - share @ lam) ** 2), std, atol=5e-3)
     for weight in (sd3, edm):
         assert weights.overlap(weight, weights.flow, -20.0, 20.0) < 0.01

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffeq_gen import exact, importance, losses, paths, predictions, weights
+from diffeq_gen import clocks, exact, importance, losses, paths, predictions, weights
 from diffeq_gen.equations import forward_sde
 from diffeq_gen.schedules import at, variance_preserving
-from diffeq_gen.theorems.domains import earlier, empiricals, scalars, schedules, smooth_schedules, times, vectors
+from diffeq_gen.theorems.domains import earlier, empiricals, fractions, scalars, schedules, smooth_schedules, times, vectors
 from diffeq_gen.theorems.registry import theorem
 from diffeq_gen.theorems.solver_families import PARABOLAS
 
@@ -178,6 +178,56 @@ def undivided(heights, factors):
 def divided_by_the_last_bin_s(heights, factors):
     """The density of the last bin, wherever t is."""
     return _by_importance(heights, factors, lambda density, t: jnp.exp(density.log_density(0.8)))
+
+
+@theorem(source="derived; Kingma et al. 2021, App. I (importance sampling by a schedule)", schedule=smooth_schedules, heights=vectors(4),
+         x0=vectors(2), eps=vectors(2), share=fractions, beyond=fractions, cases=200)  # fmt: skip
+def a_density_is_a_schedule(schedule, heights, x0, eps, share, beyond):
+    """Under s(t) = schedule(H^{-1}(t)), at a uniform time, a weighted loss is draw by draw that of the schedule at a time of density h,
+    divided by h; beyond the ends of h it is the schedule."""
+    return _rescheduled(schedule, heights, x0, eps, share, beyond, _falling(jnp.asarray(0.5, share.dtype)))
+
+
+def _rescheduled(schedule, heights, x0, eps, share, beyond, weight, prediction=predictions.v, by_log_snr=True):
+    """(the loss of `Rescheduled` and where it is at a time before its ends, what importance sampling says of the schedule)."""
+    density = importance.Histogram(jnp.arange(1, 5, dtype=heights.dtype) + heights**2, ends=(0.125, 0.875))
+    bent, asked, r = importance.Rescheduled(density, schedule), 0.125 + 0.75 * share, density.time(share)
+    told = lambda way, t: clocks.log_snr(way, t) if by_log_snr else t  # noqa: E731
+
+    def spent(way, t):
+        network = lambda z, t: jnp.tanh(z) * told(way, t)  # noqa: E731
+        return losses.denoising_loss(network, way, prediction, x0, eps, t, weight=weight)
+
+    before, after = 0.1 * beyond, 0.9 + 0.1 * beyond
+    left = [spent(bent, asked), *bent(before), *bent(after), clocks.log_snr(bent, asked)]
+    right = [
+        spent(schedule, r) / jnp.exp(density.log_density(r)),
+        *schedule(before),
+        *schedule(after),
+        clocks.log_snr(schedule, r),
+    ]
+    return left, right
+
+
+@a_density_is_a_schedule.near_miss(witness={"share": 0.3})
+def of_a_plain_loss_too(schedule, heights, x0, eps, share, beyond):
+    """Without a weight no slope of log-SNR divides by h."""
+    return _rescheduled(schedule, heights, x0, eps, share, beyond, None)
+
+
+@a_density_is_a_schedule.near_miss(witness={"share": 0.3})
+def of_a_velocity_too(schedule, heights, x0, eps, share, beyond):
+    """A prediction that reads the slopes of the schedule, which are others, from a network that says the same."""
+    weight = _falling(jnp.asarray(0.5, share.dtype))
+    return _rescheduled(schedule, heights, x0, eps, share, beyond, weight, prediction=predictions.velocity)
+
+
+@a_density_is_a_schedule.near_miss(witness={"share": 0.3})
+def of_a_network_that_is_told_the_time(schedule, heights, x0, eps, share, beyond):
+    """A network of t, which is not what it was of the same log-SNR."""
+    return _rescheduled(
+        schedule, heights, x0, eps, share, beyond, _falling(jnp.asarray(0.5, share.dtype)), by_log_snr=False
+    )
 
 
 def _least(squares, roots):

@@ -7,6 +7,7 @@ What the papers print is held against this quotient: no weight of `weights` that
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diffeq_gen import predictions, weights
 from diffeq_gen.schedules import VP, Cosine, Flow, at
@@ -121,6 +122,72 @@ def weight_of_logit_normal_times(log_snr, mean, std):
 def more_noise_at_a_larger_mean_of_log_snr(log_snr, mean, std):
     """N(lambda; 2m, 4s^2): time taken to rise with log-SNR."""
     return weights.logit_normal(mean=mean, std=std)(log_snr), weights.logit_normal(mean=-mean, std=std)(log_snr)
+
+
+NEAR = {"mean": scalars("means of logit t near 0", -0.25, 0.25), "std": scalars("stds of logit t near 1", 0.85, 1.05),
+        "middle": scalars("means of log sigma near -1.2", -1.4, -1.0), "spread": scalars("stds of log sigma near 1.2", 1.15, 1.35),
+        "sigma_data": scalars("sigma_data near 1/2", 0.4, 0.6)}  # fmt: skip
+AXIS = np.linspace(-32.0, 32.0, 2049)
+
+
+@theorem(source="Gao et al. 2024, 'Weighting functions' (very similar); Kuiper's distance: derived", cases=60, **NEAR)
+def sd3_resembles_edm(mean, std, middle, spread, sigma_data):
+    """The weights of SD3 and of EDM cross twice: as densities they share 1 - max(F - G) - max(G - F), F and G the distributions of
+    three and of two normals, whose means and variances are theirs."""
+    return _resemblance(
+        mean, std, middle, spread, sigma_data, weights.edm(mean=middle, std=spread, sigma_data=sigma_data)
+    )
+
+
+def _resemblance(mean, std, middle, spread, sigma_data, other, distance=lambda gap: jnp.max(gap) + jnp.max(-gap)):
+    """(overlap and moments of SD3's weight and another, those by normals, the error of two grids where the two cross)."""
+    sd3, v, w = weights.logit_normal(mean=mean, std=std), 4 * std**2, 4 * spread**2
+    three = _of_normals(
+        v, (0.0, -2 * mean), (jnp.log(2.0) + mean + v / 8, -2 * mean - v / 2), (2 * mean + v / 2, -2 * mean - v)
+    )
+    two = _of_normals(w, (0.0, -2 * middle), (2 * middle + w / 2 - 2 * jnp.log(sigma_data), -2 * middle - w))
+    shared = weights.overlap(sd3, other, float(AXIS[0]), float(AXIS[-1]), count=len(AXIS))
+    (below_three, *by_three), (below_two, *by_two) = three, two
+    steepest = (1 / v + 1 / w) / jnp.sqrt(
+        2 * jnp.pi * jnp.e
+    )  # of a normal of variance v, the steepest slope is 1/(v sqrt(2 pi e))
+    crossed, none = steepest * (AXIS[1] - AXIS[0]) ** 2 / 2, jnp.zeros_like(v)
+    left = [shared, *_moments(sd3), *_moments(other)]
+    return left, [1 - distance(below_three - below_two), *by_three, *by_two], [crossed, none, none, none, none]
+
+
+def _of_normals(variance, *parts):
+    """(distribution on the axis, mean, variance) of a sum of e^height N(mean, variance)."""
+    heights, means = (jnp.stack([jnp.asarray(part[i], variance.dtype) for part in parts]) for i in (0, 1))
+    share, axis = jax.nn.softmax(heights), jnp.asarray(AXIS, variance.dtype)
+    below = [(1 + jax.lax.erf((axis - middle) / jnp.sqrt(2 * variance))) / 2 for middle in means]
+    mean = jnp.sum(share * means)
+    return (
+        sum(part * each for part, each in zip(share, below, strict=True)),
+        mean,
+        variance + jnp.sum(share * (means - mean) ** 2),
+    )
+
+
+def _moments(weight):
+    """(mean, variance) of log-SNR of a weight as a density."""
+    axis = jnp.asarray(AXIS, jnp.result_type(weight(jnp.asarray(AXIS[0]))))
+    share = jax.nn.softmax(jax.vmap(weight)(axis))
+    mean = jnp.sum(share * axis)
+    return mean, jnp.sum(share * (axis - mean) ** 2)
+
+
+@sd3_resembles_edm.near_miss
+def whatever_the_scale_of_the_data(mean, std, middle, spread, sigma_data):
+    """EDM's weight of sigma_data = 1."""
+    return _resemblance(mean, std, middle, spread, sigma_data, weights.edm(mean=middle, std=spread, sigma_data=1.0))
+
+
+@sd3_resembles_edm.near_miss
+def one_crossing(mean, std, middle, spread, sigma_data):
+    """1 - max|F - G|, the distance of Kolmogorov: right of weights that cross once."""
+    edm = weights.edm(mean=middle, std=spread, sigma_data=sigma_data)
+    return _resemblance(mean, std, middle, spread, sigma_data, edm, lambda gap: jnp.max(jnp.abs(gap)))
 
 
 @theorem(source="Esser et al. 2024, Eq. 20 and 21", u=probabilities, scale=scalars("scales", -0.9, 1.7), cases=200)

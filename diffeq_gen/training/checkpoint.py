@@ -5,6 +5,7 @@ folder/config.json, folder/<step>/ ...        each written whole or not at all
 
 import json
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,14 +22,17 @@ __all__ = ["Checkpoints"]
 class Checkpoints:
     """The checkpoints of one run in one folder; the newest `keep` of them stay.
 
+    `defaults` are what a run did that was begun before these names were part of a configuration.
     Raises: ValueError where the folder holds a run of another configuration.
     """
 
-    def __init__(self, folder: Path, config: dict[str, Any], *, keep: int = 2) -> None:
+    def __init__(
+        self, folder: Path, config: dict[str, Any], *, keep: int = 2, defaults: Mapping[str, Any] | None = None
+    ) -> None:
         self.folder = folder.absolute()
         path = self.folder / "config.json"
         if path.exists():
-            self._compare(path, config)
+            self._compare(path, config, defaults or {})
         else:
             self.folder.mkdir(parents=True, exist_ok=True)
             draft = path.with_suffix(".part")
@@ -39,9 +43,9 @@ class Checkpoints:
             self.folder, options=options, item_handlers=ocp.StandardCheckpointHandler()
         )
 
-    def _compare(self, path: Path, config: dict[str, Any]) -> None:
+    def _compare(self, path: Path, config: dict[str, Any], defaults: Mapping[str, Any]) -> None:
         try:
-            found = json.loads(path.read_text())
+            found = {**defaults, **json.loads(path.read_text())}
         except json.JSONDecodeError as error:
             raise ValueError(f"{path} is damaged: {error}") from error
         for name in sorted({*found, *config}):
@@ -83,7 +87,9 @@ class Checkpoints:
             raise ValueError(f"checkpoint {path} is damaged: {_first_line(error)}") from error
         if int(found.pop("checksum")) != _checksum(found):
             raise ValueError(f"checkpoint {path} is damaged: its numbers are not those that were saved")
-        return State(**{**found, "key": jax.random.wrap_key_data(found["key"])})
+        seen = found.pop("seen", {})
+        remembered = jax.tree.unflatten(jax.tree.structure(like.seen), [seen[name] for name in _named(like.seen)])
+        return State(**{**found, "key": jax.random.wrap_key_data(found["key"]), "seen": remembered})
 
     def close(self) -> None:
         """Waits for what is being written."""
@@ -99,8 +105,9 @@ class Checkpoints:
 
 
 def _numbers(state: State) -> dict[str, Any]:
-    """The state with its key as numbers."""
-    return {**state._asdict(), "key": jax.random.key_data(state.key)}
+    """The state with its key as numbers, and what it remembers of losses by name; without that, where it is nothing."""
+    tree, seen = {**state._asdict(), "key": jax.random.key_data(state.key)}, _named(state.seen)
+    return {**tree, "seen": seen} if seen else {name: leaf for name, leaf in tree.items() if name != "seen"}
 
 
 def _plain(state: State) -> dict[str, Any]:
@@ -118,8 +125,13 @@ def _checksum(tree: Any) -> int:
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     """name -> shape, of arrays or of what is recorded of them."""
+    return {name: tuple(leaf.shape) for name, leaf in _named(tree).items()}
+
+
+def _named(tree: Any) -> dict[str, Any]:
+    """name -> leaf."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape) for path, leaf in leaves}
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
 def _first_line(error: Exception) -> str:

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from diffeq_gen import losses, predictions, schedules, weights
+from diffeq_gen import importance, losses, predictions, schedules, weights
+from diffeq_gen.importance import Histogram
 from diffeq_gen.nets import MLP, UNet, field
 from diffeq_gen.training.checkpoint import Checkpoints
 from diffeq_gen.training.data import Dataset, batches, digits, idx_folder
@@ -23,7 +24,7 @@ from diffeq_gen.training.state import State, initial
 from diffeq_gen.training.step import Objective, parallel
 from diffeq_gen.types import Denoiser, Key, Prediction, Sample, Schedule, require
 
-__all__ = ["PREDICTIONS", "SCHEDULES", "WEIGHTS", "Config", "Run", "fit", "restore"]
+__all__ = ["PREDICTIONS", "SCHEDULES", "TIMES", "WEIGHTS", "Config", "Run", "fit", "restore"]
 
 SCHEDULES: Mapping[str, Schedule] = {
     "flow": schedules.Flow(),
@@ -52,6 +53,10 @@ WEIGHTS: Mapping[str, weights.LogWeight | None] = {
     "edm": weights.edm(),
     "logit-normal": weights.logit_normal(),
 }
+TIMES: Mapping[str, Callable[[], Any]] = {"uniform": tuple, "learnt": importance.Seen.none}
+"""What a run knows of its losses before the first: of nothing, times stay uniform."""
+EARLIER = {"times": "uniform"}
+"""What runs did that were begun before it was a choice."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +72,7 @@ class Config:
     schedule: str = "cosine"
     prediction: str = "v"
     weight: str = "plain"
+    times: str = "uniform"
     steps: int = 3000
     batch: int = 128
     learning_rate: float = 2e-3
@@ -76,7 +82,8 @@ class Config:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "channels", tuple(self.channels))
-        for name, table in (("schedule", SCHEDULES), ("prediction", PREDICTIONS), ("weight", WEIGHTS), ("net", NETS)):
+        for name, table in (("schedule", SCHEDULES), ("prediction", PREDICTIONS), ("weight", WEIGHTS), ("net", NETS),
+                            ("times", TIMES)):  # fmt: skip
             _named(table, getattr(self, name), name)
         for name in ("steps", "batch", "learning_rate", "clip"):
             require(lambda value: value > 0, f"{name} must be positive", **{name: getattr(self, name)})
@@ -87,17 +94,21 @@ class Config:
         return digits() if self.data == "digits" else idx_folder(Path(self.data))
 
     def objective(self) -> Objective:
-        """The loss of this prediction, weight and schedule."""
+        """The loss of this prediction, weight and schedule, at uniform times or, where they are learnt, at those it is told."""
         net, prediction = NETS[self.net](self), PREDICTIONS[self.prediction]
         schedule, weight = SCHEDULES[self.schedule], WEIGHTS[self.weight]
 
-        def objective(key: Key, params: Any, x0: Sample, indices: jax.Array, total: int) -> jax.Array:
-            network = field(net, params, schedule)
-            return losses.loss(
-                key, network, schedule, x0, prediction=prediction, weight=weight, indices=indices, total=total
-            )
+        def spent(
+            key: Key, params: Any, x0: Sample, indices: jax.Array, total: int, density: Histogram | None = None
+        ) -> Any:
+            times, values = losses.each(
+                key, field(net, params, schedule), schedule, x0, prediction=prediction, weight=weight, indices=indices,
+                total=total, density=density,
+            )  # fmt: skip
+            mean = losses.averaged(times, values, density=density)
+            return mean if density is None else (mean, (times, values))
 
-        return objective
+        return spent
 
     def dequantisation(self, step: int) -> Key:
         """The key of the uniform noise that the pictures of a step are given: it follows from seed and step alone."""
@@ -116,7 +127,7 @@ class Config:
     def _start(self, shape: tuple[int, ...]) -> State:
         key, net_key = jax.random.split(jax.random.key(self.seed))
         params = NETS[self.net](self).init(net_key, jnp.zeros((1, *shape)), jnp.zeros(()))
-        return initial(key, params, self.optimizer())
+        return initial(key, params, self.optimizer(), seen=TIMES[self.times]())
 
     def shapes(self, shape: tuple[int, ...]) -> State:
         """The state's structure without its numbers: nothing is drawn, nothing compiled."""
@@ -163,7 +174,7 @@ def fit(
     dataset = config.dataset()
     devices = math.gcd(config.batch, len(jax.local_devices()))
     step = parallel(config.objective(), config.optimizer(), decay=config.decay, devices=jax.local_devices()[:devices])
-    with Checkpoints(folder, _plain(config)) as checkpoints:
+    with Checkpoints(folder, _plain(config), defaults=EARLIER) as checkpoints:
         found = checkpoints.latest(config.shapes(dataset.train.shape[1:]))
         if found is not None and not resume:
             raise ValueError(f"{folder} holds a run at step {int(found.step)}: resume it, or choose another folder")
@@ -202,7 +213,7 @@ def restore(folder: Path) -> Run:
     except (json.JSONDecodeError, TypeError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     dataset = config.dataset()
-    with Checkpoints(folder, _plain(config)) as checkpoints:
+    with Checkpoints(folder, _plain(config), defaults=EARLIER) as checkpoints:
         state = checkpoints.latest(config.shapes(dataset.train.shape[1:]))
     if state is None:
         raise FileNotFoundError(f"no checkpoint in {folder}")

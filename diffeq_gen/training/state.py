@@ -22,11 +22,13 @@ class State(NamedTuple):
     ema: Any
     opt_state: Any
     key: Key
+    seen: Any = ()
+    """`importance.Seen`, where the density of the times is learnt; else nothing."""
 
 
-def initial(key: Key, params: Any, optimizer: optax.GradientTransformation) -> State:
+def initial(key: Key, params: Any, optimizer: optax.GradientTransformation, *, seen: Any = ()) -> State:
     """The state before the first step; the average begins at the parameters."""
-    return State(jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.copy, params), optimizer.init(params), key)
+    return State(jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.copy, params), optimizer.init(params), key, seen)
 
 
 def ema_decay(step: jax.Array, decay: float) -> jax.Array:

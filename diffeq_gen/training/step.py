@@ -5,8 +5,12 @@
 The gradient is averaged after it is taken: the gradient of an average is another thing under `pmap` (the local gradient,
 silently) than under `shard_map`.  Noise and times follow the index of a sample in the whole batch, so that N devices
 take the step that one device would.
+
+Where the state remembers losses, the next times are asked at the density of least variance that these tell of, and the new losses,
+summed over the devices, are remembered: t ~ h(seen),  seen <- decay seen + sum over devices of (1, l, l^2) of each bin.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,15 +19,26 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from diffeq_gen.importance import Histogram, Seen
 from diffeq_gen.training.state import State, ema_decay
-from diffeq_gen.types import Key, Sample, require
+from diffeq_gen.types import Sample, require
 
-__all__ = ["Objective", "parallel", "update"]
+__all__ = ["Objective", "asked", "parallel", "update"]
 
-Objective = Callable[[Key, Any, Sample, jax.Array, int], jax.Array]
-"""(key, params, x0, indices, total) -> the mean loss of the samples `indices` of a batch of `total`."""
+Objective = Callable[..., Any]
+"""(key, params, x0, indices, total) -> the mean loss of the samples `indices` of a batch of `total`; and, where times are learnt,
+(key, params, x0, indices, total, density) -> (the mean of l/h, (times, losses l)) of times of this density."""
+
+MEMORY, ENOUGH = 16384, 16
+"""Of learnt times: a loss counts 1/e as much after so many others, and times are uniform until there are so many a bin."""
 
 Update = Callable[[State, Sample], tuple[State, dict[str, jax.Array]]]
+
+
+def asked(seen: Seen) -> Histogram:
+    """The density at which the next batch is asked, whose times are stratified: uniform until enough is seen of every bin."""
+    enough = jnp.sum(seen.counts) >= ENOUGH * seen.counts.size
+    return seen.density(stratified=True, floor=jnp.where(enough, 0.1, 1.0))
 
 
 def update(
@@ -44,9 +59,14 @@ def update(
         own = state.params
         if axis_name is not None:  # a copy that varies: `shard_map` sums the gradient of a shared one over the devices
             own = jax.tree.map(lambda leaf: jnp.where(place >= 0, leaf, leaf), own)
-        value, slope = jax.value_and_grad(
-            lambda params: objective(key, params, x0, indices, devices * x0.shape[0])
-        )(own)  # fmt: skip
+        total, learnt = devices * x0.shape[0], isinstance(state.seen, Seen)
+        given = (asked(state.seen),) if learnt else ()
+        spend = lambda params: objective(key, params, x0, indices, total, *given)  # noqa: E731
+        value, slope = jax.value_and_grad(spend, has_aux=learnt)(own)
+        seen = state.seen
+        if learnt:
+            value, told = value
+            seen = seen.among(*told, axis_name, decay=math.exp(-total / MEMORY))
         if axis_name is not None:
             value, slope = jax.lax.pmean((value, slope), axis_name)
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # optax promotes as it likes
@@ -56,7 +76,7 @@ def update(
         ema = jax.tree.map(lambda old, new: old + (1 - d).astype(old.dtype) * (new - old), state.ema, params)
         norm = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(slope)))
         metrics = {"loss": value, "gradient_norm": norm, "finite": jnp.isfinite(value) & jnp.isfinite(norm)}
-        return State(state.step + 1, params, ema, opt_state, state.key), metrics
+        return State(state.step + 1, params, ema, opt_state, state.key, seen), metrics
 
     return step
 

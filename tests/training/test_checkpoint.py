@@ -12,6 +12,7 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 
+from diffeq_gen.importance import Seen
 from diffeq_gen.training.checkpoint import Checkpoints, _plain
 from diffeq_gen.training.state import initial
 
@@ -49,6 +50,33 @@ def test_what_was_saved_comes_back_with_its_key(tmp_path):
         if jnp.issubdtype(one.dtype, jax.dtypes.prng_key):
             one, other = jax.random.bits(one, (3,)), jax.random.bits(other, (3,))
         np.testing.assert_array_equal(one, other)
+
+
+def test_what_was_seen_of_losses_comes_back_and_is_missed_where_it_is_not(tmp_path):
+    """Bit for bit with its ends; a checkpoint without it is of another kind of run, and so is one with more bins."""
+    seen = Seen.none(bins=5, ends=(0.1, 0.7)).noted(jnp.array([0.2, 0.6]), jnp.array([1.5, 2.5]))
+    told, plain = state(3)._replace(seen=seen), tmp_path / "plain"
+    with Checkpoints(tmp_path, CONFIG) as checkpoints:
+        checkpoints.save(told)
+    found = latest(tmp_path, told._replace(seen=Seen.none(bins=5, ends=(0.1, 0.7)))).seen
+    assert found.ends == (0.1, 0.7)
+    for name in ("counts", "sums", "squares"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(seen, name))
+    for folder, like, message in (
+        (saved(plain, 3), told, r"seen.counts has no shape there and \(5,\) here"),
+        (tmp_path, state(), r"seen.counts has \(5,\) there and no shape here"),
+        (tmp_path, told._replace(seen=Seen.none(bins=6)), r"seen.counts has \(5,\) there and \(6,\) here"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            latest(folder, like)
+
+
+def test_a_run_of_before_a_name_was_part_of_it_is_read_with_its_default(tmp_path):
+    saved(tmp_path, 1)
+    with Checkpoints(tmp_path, {**CONFIG, "times": "uniform"}, defaults={"times": "uniform"}) as checkpoints:
+        assert int(checkpoints.latest(state()).step) == 1
+    with pytest.raises(ValueError, match="holds a run with times='uniform', this one has times='learnt'"):
+        Checkpoints(tmp_path, {**CONFIG, "times": "learnt"}, defaults={"times": "uniform"})
 
 
 def test_an_empty_folder_has_no_newest(tmp_path):

@@ -10,7 +10,9 @@ import pytest
 
 from diffeq_gen import samplers
 from diffeq_gen.training import Config, batches, evaluate, fit, restore, update
+from diffeq_gen.training.checkpoint import _numbers
 from diffeq_gen.training.evaluation import draw, nearest, sliced_wasserstein
+from diffeq_gen.training.step import asked
 
 SMALL = Config(net="mlp", channels=(8,), steps=6, batch=16)
 
@@ -42,6 +44,36 @@ def test_interrupted_and_resumed_is_bitwise_uninterrupted(whole, tmp_path):
         np.testing.assert_array_equal(one, other)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 3, 4, 6] and all(line["loss"] > 0 for line in lines)
+
+
+def test_learnt_times_are_resumed_bitwise_too(tmp_path):
+    """With 16 losses a step enough is seen of 64 bins after 65 or so: times are learnt ones before and after the interruption."""
+    config = dataclasses.replace(SMALL, times="learnt", steps=80)
+    uninterrupted = fit(config, tmp_path / "whole", log_every=40)
+    fit(config, tmp_path / "parts", log_every=40, stop_at=70)
+    resumed = fit(config, tmp_path / "parts", log_every=40, resume=True)
+    assert float(asked(restore(tmp_path / "parts").state.seen).relative().max()) > 1.5
+    for one, other in zip(leaves(uninterrupted.state), leaves(resumed.state), strict=True):
+        np.testing.assert_array_equal(one, other)
+    counts = 16 * sum(np.exp(-16 / 16384 * i) for i in range(80))
+    np.testing.assert_allclose(uninterrupted.state.seen.counts.sum(), counts, rtol=1e-5)
+    with pytest.raises(ValueError, match="holds a run with times='learnt', this one has times='uniform'"):
+        fit(dataclasses.replace(config, times="uniform"), tmp_path / "parts", resume=True)
+
+
+def test_a_run_of_before_times_were_a_choice_is_one_of_uniform_times(whole, tmp_path):
+    """Its config.json does not name them, and its checkpoints are those of today."""
+    _, run = whole
+    fit(SMALL, tmp_path, stop_at=3)
+    old = json.loads((tmp_path / "config.json").read_text())
+    assert old.pop("times") == "uniform"
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    assert restore(tmp_path).config == SMALL and "seen" not in _numbers(run.state)
+    with pytest.raises(ValueError, match="holds a run with times='uniform', this one has times='learnt'"):
+        fit(dataclasses.replace(SMALL, times="learnt"), tmp_path, resume=True)
+    resumed = fit(SMALL, tmp_path, resume=True)
+    for one, other in zip(leaves(run.state), leaves(resumed.state), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_a_step_sees_its_pictures_dequantised_by_a_key_of_its_own(tmp_path):
@@ -129,6 +161,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
         ({"prediction": "velocty"}, "did you mean 'velocity'"),
         ({"weight": "elb"}, "did you mean 'elbo'"),
         ({"net": "unit"}, "did you mean 'unet'"),
+        ({"times": "learned"}, "no times is named 'learned'; did you mean 'learnt'"),
         ({"steps": 0}, "steps must be positive, got steps=0"),
         ({"learning_rate": -1.0}, "learning_rate must be positive, got learning_rate=-1.0"),
         ({"decay": 1.0}, "decay must lie in"),

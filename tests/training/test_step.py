@@ -7,9 +7,10 @@ import numpy as np
 import optax
 import pytest
 
-from diffeq_gen import losses, predictions, schedules
+from diffeq_gen import importance, losses, predictions, schedules
+from diffeq_gen.importance import Seen
 from diffeq_gen.training.state import ema_decay, initial
-from diffeq_gen.training.step import parallel, update
+from diffeq_gen.training.step import asked, parallel, update
 
 DEVICES = 8
 SCHEDULE = schedules.Cosine()
@@ -23,6 +24,17 @@ def objective(key, params, x0, indices, total):
         return jnp.tanh(z @ params["in"] + t * params["time"]) @ params["out"]
 
     return losses.loss(key, network, SCHEDULE, x0, prediction=predictions.v, indices=indices, total=total)
+
+
+def learning(key, params, x0, indices, total, density):
+    """The same network, at times of a density that it is told."""
+
+    def network(z, t):
+        return jnp.tanh(z @ params["in"] + t * params["time"]) @ params["out"]
+
+    settings = {"prediction": predictions.v, "indices": indices, "total": total, "density": density}
+    told = losses.each(key, network, SCHEDULE, x0, **settings)
+    return losses.averaged(*told, density=density), told
 
 
 @pytest.fixture
@@ -82,6 +94,52 @@ def test_the_same_step_under_vmap_is_the_same_step(start):
     whole, _ = jax.jit(update(objective, optax.sgd(RATE)))(state, x0)
     lanes, _ = mapped(update(objective, optax.sgd(RATE), axis_name="batch"), state, x0)
     assert distance(whole.params, lanes.params) <= bound(state, whole)
+
+
+def remembering(state, counts=20.0):
+    """The state, with losses remembered that tell the bins apart."""
+    bins = jnp.arange(1.0, 9.0)
+    return state._replace(seen=Seen(counts * jnp.ones(8), counts * bins, 2 * counts * bins**2, losses.ENDS))
+
+
+def test_learnt_times_are_the_same_on_one_device_and_on_eight(start):
+    """Parameters, and what is remembered: sums over the devices of each bin, so that all ask at the same density next."""
+    state, x0 = start
+    state = remembering(state)
+    whole, metrics = jax.jit(update(learning, optax.sgd(RATE)))(state, x0)
+    split, same = parallel(learning, optax.sgd(RATE), devices=jax.local_devices()[:DEVICES])(state, x0)
+    assert distance(state.params, whole.params) > 0 and distance(whole.params, split.params) <= bound(state, whole)
+    np.testing.assert_allclose(same["loss"], metrics["loss"], rtol=32 * 64 * np.finfo(np.float64).eps)
+    lanes = jax.vmap(update(learning, optax.sgd(RATE), axis_name="batch"), axis_name="batch", in_axes=(None, 0))
+    held = lanes(state, x0.reshape(DEVICES, -1, 3))[0].seen
+    for one, other, each in zip(*map(jax.tree.leaves, (whole.seen, split.seen, held)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12)
+        np.testing.assert_array_equal(each, np.broadcast_to(each[:1], each.shape))
+        np.testing.assert_allclose(each[0], one, rtol=1e-12)
+
+
+def test_what_is_remembered_is_the_losses_at_the_times_that_were_asked(start):
+    """Neither divided by the density nor of the last step alone: e^{-32/16384} of what was, and 32 new ones."""
+    state, x0 = start
+    state = remembering(state)
+    density = asked(state.seen)
+    np.testing.assert_allclose(density.heights, importance.optimal(jnp.arange(1.0, 9.0) ** 2).heights, rtol=1e-6)
+    moved, metrics = jax.jit(update(learning, optax.sgd(RATE)))(state, x0)
+    key = jax.random.fold_in(state.key, state.step)
+    mean, told = learning(key, state.params, x0, jnp.arange(32), 32, density)
+    by_hand = state.seen.noted(*told, decay=np.exp(-32 / 16384))
+    for one, other in zip(*map(jax.tree.leaves, (moved.seen, by_hand)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+    np.testing.assert_allclose(metrics["loss"], mean, rtol=1e-9)
+    assert np.isclose(moved.seen.counts.sum(), 160 * np.exp(-32 / 16384) + 32)
+
+
+def test_times_stay_uniform_until_enough_is_seen(start):
+    state, _ = start
+    few, enough = (asked(remembering(state, counts=counts).seen) for counts in (15.9, 16.0))
+    np.testing.assert_allclose(few.relative(), 1.0, rtol=1e-6)
+    assert enough.relative()[0] < 0.5 < 1.5 < enough.relative()[-1]
+    np.testing.assert_allclose(asked(Seen.none()).relative(), 1.0, rtol=1e-6)
 
 
 def local_gradient(state, x0):

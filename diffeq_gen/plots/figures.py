@@ -1,4 +1,4 @@
-"""Pictures: what a training run and a theorem look like.  Every function returns a matplotlib figure.
+"""Pictures of runs, of schedules and weights, and of samplers at work.
 
 loss curve | samples | trajectories of DDIM and of the flow's Euler rule | where flows bend | weights on the axis of log-SNR |
 spectra of data and noise | guided samples
@@ -17,9 +17,11 @@ from matplotlib.figure import Figure
 
 from diffeq_gen import clocks, exact, grids, guidance, samplers, schedules, spectral, weights
 from diffeq_gen.coordinates import STRAIGHT
+from diffeq_gen.plots.frame import frame
 from diffeq_gen.types import Denoiser, Sample, Sampler, Schedule
 
 __all__ = [
+    "SOLVERS",
     "bending",
     "digits_grid",
     "guided",
@@ -33,18 +35,10 @@ __all__ = [
     "weight_curves",
 ]
 
-STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "font.size": 10}
-
-
-def _figure(columns: int = 1, *, width: float = 6.0, height: float = 3.6) -> tuple[Figure, list[Any]]:
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(width * columns, height), layout="constrained")
-        return figure, [figure.add_subplot(1, columns, i + 1) for i in range(columns)]
-
 
 def loss_curve(steps: Sequence[int], losses: Sequence[float]) -> Figure:
     """Training loss against step."""
-    figure, (axis,) = _figure()
+    figure, (axis,) = frame()
     axis.plot(steps, losses, lw=1.5)
     axis.set(xlabel="step", ylabel="loss", yscale="log", title="training")
     return figure
@@ -65,7 +59,7 @@ def digits_grid(pictures: np.ndarray, *, columns: int = 8) -> np.ndarray:
 
 def samples(grids: Mapping[str, np.ndarray]) -> Figure:
     """Sheets of pictures (n, height, width, 1), one for each name."""
-    figure, axes = _figure(len(grids), width=3.4, height=3.8)
+    figure, axes = frame(len(grids), width=3.4, height=3.8)
     for axis, (name, pictures) in zip(axes, grids.items(), strict=True):
         axis.imshow(digits_grid(pictures), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         axis.set(title=name, xticks=[], yticks=[])
@@ -95,7 +89,7 @@ def trajectories(key: jax.Array | None = None, *, steps: int = 12, paths: int = 
     ddim = run(samplers.ddim(exact.denoiser(world, cosine), cosine), start, times) / norm
     straight = run(samplers.euler(exact.denoiser(world, flow), flow), start / norm[0], tau)
     naive = run(samplers.euler(exact.denoiser(world, cosine), cosine), start, times) / norm
-    figure, axes = _figure(2)
+    figure, axes = frame(2)
     gap = float(np.max(np.abs(ddim - straight)))
     for axis, other, title in zip(
         axes,
@@ -120,7 +114,7 @@ def bending(*, steps: int = 400, paths: int = 15) -> Figure:
     normal = lambda std: exact.Gaussian(jnp.array([0.5 * (std == 0)]), jnp.array([[std**2]]))  # noqa: E731
     modes = exact.Mixture(jnp.array([0.4, 0.6]), jnp.array([[-1.5], [1.0]]), jnp.array([[[0.02]], [[0.02]]]))
     named = {"a point": normal(0.0), "N(0, 0.3^2)": normal(0.3), "N(0, 1)": normal(1.0), "two modes": modes}
-    figure, axes = _figure(len(named), width=3.2, height=3.4)
+    figure, axes = frame(len(named), width=3.2, height=3.4)
     flow, times = schedules.Flow(), clocks.uniform(steps)
     start = jnp.linspace(-2.0, 2.0, paths)[:, None]
     for axis, (name, world) in zip(axes, named.items(), strict=True):
@@ -159,7 +153,7 @@ def solvers(*, budgets: Sequence[int] = (4, 6, 8, 10, 15, 20, 30, 50), paths: in
     """
     means = [[-1.0, 0.5], [0.8, 0.9], [0.4, -1.1]]
     covs = [[[0.04, 0.02], [0.02, 0.03]], [[0.02, 0.0], [0.0, 0.09]], [[0.05, -0.03], [-0.03, 0.04]]]
-    figure, axes = _figure(3, width=4.4, height=4.4)
+    figure, axes = frame(3, width=4.4, height=4.4)
     for axis in axes[1:]:
         axis.sharey(axes[0])
     with jax.enable_x64(True):
@@ -229,7 +223,7 @@ def weight_curves() -> Figure:
         "flow, logit-normal (SD3)": weights.logit_normal(),
         "flow, mode sampling (SD3)": weights.mode(),
     }
-    figure, (axis,) = _figure(width=8.0, height=4.6)
+    figure, (axis,) = frame(width=8.0, height=4.6)
     for i, (name, weight) in enumerate(named.items()):
         density = np.asarray(jax.nn.softmax(jax.vmap(weight)(log_snr))) / float(log_snr[1] - log_snr[0])
         shared = float(weights.overlap(weight, weights.edm(), low, high))
@@ -264,7 +258,7 @@ def spectra(
     every, content = spectral.frequencies(power.shape).ravel()[1:], power.ravel()[1:]
     rings, average = spectral.rings(power.shape)[1:], spectral.rapsd(centred)[1:]
     law = spectral.power_law(rings, average)
-    figure, (left, right) = _figure(2, width=5.4, height=4.0)
+    figure, (left, right) = frame(2, width=5.4, height=4.0)
     left.plot(every, content, "o", color="C0", ms=3, alpha=0.4)
     left.plot(rings, average, color="C0", lw=2, label="pictures")
     left.plot(
@@ -323,7 +317,7 @@ def guided(*, scales: Sequence[float] = (1.0, 2.0, 4.0), count: int = 20_000, st
     x0, edges = jnp.linspace(-3.5, 3.5, 1401), np.linspace(-3.5, 3.5, 71)
     clean = schedules.at(lambda t: (1 + 0 * t, 0 * t), 0.0)
     log_c, log_u = (jax.vmap(lambda x, one=one: exact.log_prob(one, x, clean))(x0[:, None]) for one in (wanted, world))
-    figure, axes = _figure(len(scales), width=4.2)
+    figure, axes = frame(len(scales), width=4.2)
     for axis, scale in zip(axes, scales, strict=True):
         density = np.exp((1 - scale) * log_u + scale * log_c)
         density /= np.sum(density) * float(x0[1] - x0[0])
@@ -344,7 +338,7 @@ def guided(*, scales: Sequence[float] = (1.0, 2.0, 4.0), count: int = 20_000, st
 
 def schedule_curves(named: Mapping[str, Schedule]) -> Figure:
     """log-SNR of schedules against time."""
-    figure, (axis,) = _figure()
+    figure, (axis,) = frame()
     times = jnp.linspace(0.002, 0.998, 400)
     for name, schedule in named.items():
         axis.plot(
@@ -357,7 +351,7 @@ def schedule_curves(named: Mapping[str, Schedule]) -> Figure:
 
 def residuals(ratios: Mapping[str, float]) -> Figure:
     """The worst residual of each theorem in units of its rounding bound: all must stay below one."""
-    figure, (axis,) = _figure(width=7.0, height=3.0)
+    figure, (axis,) = frame(width=7.0, height=3.0)
     axis.hist([max(value, 1e-4) for value in ratios.values()], bins=np.geomspace(1e-4, 2, 40))
     axis.axvline(1.0, color="C3")
     axis.set(xscale="log", xlabel="worst residual / its bound", ylabel="theorems")
