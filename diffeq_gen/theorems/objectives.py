@@ -14,7 +14,16 @@ import numpy as np
 from diffeq_gen import clocks, exact, importance, losses, paths, predictions, weights
 from diffeq_gen.equations import forward_sde
 from diffeq_gen.schedules import at, variance_preserving
-from diffeq_gen.theorems.domains import earlier, empiricals, fractions, scalars, schedules, smooth_schedules, times, vectors
+from diffeq_gen.theorems.domains import (
+    earlier,
+    empiricals,
+    fractions,
+    scalars,
+    schedules,
+    smooth_schedules,
+    times,
+    vectors,
+)
 from diffeq_gen.theorems.registry import theorem
 from diffeq_gen.theorems.solver_families import PARABOLAS
 
