@@ -164,6 +164,7 @@ def test_levels_and_what_they_are_not():
         LEVELS.index(X0 + 0.01)
     with pytest.raises(ValueError, match="x0 must lie on the levels"):
         LEVELS.index(jnp.array([1.25]))
+    assert variational.Levels(0.0, 1.0, 2).width == 1
     with pytest.raises(ValueError, match="low must lie below high"):
         variational.Levels(1.0, 1.0, 3)
     with pytest.raises(ValueError, match="levels must be two or more, got count=1"):
@@ -253,6 +254,15 @@ def test_reconstruction_reads_z_in_units_of_data():
     assert variational.reconstruction(X0, z, p, LEVELS) == variational.reconstruction(
         X0, z, p, LEVELS, decoder=variational.softmax_nll
     )
+
+
+def test_the_slope_of_an_open_bin_whose_edge_is_the_mean():
+    """Where the mass is a half, and its logarithm is found on both sides of zero in two ways: phi(0)/std over a half."""
+    for x0, mean, sign in ((-1.0, -0.875, 1), (1.0, 0.875, -1)):
+        one = lambda mean, x0=x0: variational.bin_nll(jnp.array([x0]), mean[None], jnp.zeros(()), LEVELS)  # noqa: E731
+        found, slope = jax.value_and_grad(one)(jnp.asarray(mean))
+        np.testing.assert_allclose(found, np.log(2), rtol=1e-14)
+        np.testing.assert_allclose(slope, sign * np.sqrt(2 / np.pi), rtol=1e-14)
 
 
 # The bound

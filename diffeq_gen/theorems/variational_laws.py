@@ -135,8 +135,10 @@ def a_step_costs_what_snr_gains(schedule, x0, guess, eps, t, s):
 
 def _stepped(schedule, x0, guess, eps, t, s, gain):
     p, q = at(schedule, t), at(schedule, s)
-    found = variational.step_kl(lambda z, t: guess, schedule, x0, eps, t, s)
-    return found, gain(paths.gap(p, q)) / 2 * jnp.sum((p.alpha / p.sigma * (guess - x0)) ** 2)
+    denoise = lambda z, t: guess + t * jnp.tanh(z)  # noqa: E731
+    found = variational.step_kl(denoise, schedule, x0, eps, t, s)
+    off = denoise(p.alpha * x0 + p.sigma * eps, t) - x0
+    return found, gain(paths.gap(p, q)) / 2 * jnp.sum((p.alpha / p.sigma * off) ** 2)
 
 
 @a_step_costs_what_snr_gains.near_miss
