@@ -23,8 +23,8 @@ from diffeq_gen.predictions import convert, data, noise
 from diffeq_gen.samplers.control import Control, output_of_rows, whitened_output
 from diffeq_gen.samplers.runge_kutta import classical
 from diffeq_gen.schedules import at
-from diffeq_gen.traces import divergence, estimated
-from diffeq_gen.types import Denoiser, Key, Point, Sample, Schedule, require
+from diffeq_gen.traces import divergence, estimated, rademacher_probes
+from diffeq_gen.types import Denoiser, Key, Point, Sample, Schedule, Time, require
 from diffeq_gen.variational import Levels, prior_kl, reconstruction
 
 __all__ = [
@@ -36,6 +36,8 @@ __all__ = [
     "decode",
     "elbo",
     "encode",
+    "excess",
+    "flow_gap",
     "immse",
     "log_prob",
     "rates",
@@ -175,18 +177,13 @@ def elbo(
     """A lower bound of log p(x0) in nats, of one sample: -(prior KL + diffusion + reconstruction), unbiased in the key.
 
     The integral over log-SNR is a mean over `samples` stratified draws.  Continuous x0: the reconstruction is the density
-    N(z/alpha, e^{-log_snr_max} I) at x0, so the bound is one for the density.  Of data on `levels` it is that of `variational`, and
-    the bound, the limit of many steps of `variational.vlb`, is one for their probability.
+    N(z/alpha, e^{-log_snr_max} I) at x0, in its mean over z, so the bound is one for the density.  Of data on `levels` it is that of
+    `variational`, and the bound, the limit of many steps of `variational.vlb`, is one for their probability.
     Raises: ValueError where x0 does not lie on the levels.
     Theorems: elbo-continuous-limit, elbo-is-tight-in-expectation.
     """
-    low, high = (
-        bound.astype(x0.dtype)
-        for bound in clocks.log_snr_range(schedule, log_snr_min=log_snr_min, log_snr_max=log_snr_max)
-    )
+    low, high = _reach(schedule, log_snr_min, log_snr_max, x0.dtype)
     time_key, noise_key, last_key = jax.random.split(key, 3)
-    u = (jnp.arange(samples, dtype=x0.dtype) + jax.random.uniform(time_key, (samples,), x0.dtype)) / samples
-    ladder = low + (high - low) * u
 
     def term(key: Key, log_snr: jax.Array) -> jax.Array:
         p = at(schedule, clocks.time_at(schedule, log_snr))
@@ -194,16 +191,13 @@ def elbo(
         z = perturb(x0, eps, p)
         return jnp.sum((convert(denoise(z, p.t), z, p, data, noise) - eps) ** 2)
 
-    diffusion = (
-        (high - low)
-        / 2
-        * jnp.mean(jax.lax.map(lambda pair: term(*pair), (jax.random.split(noise_key, samples), ladder)))
-    )
+    drawn = jax.random.split(noise_key, samples), _ladder(time_key, low, high, samples)
+    diffusion = (high - low) / 2 * jnp.mean(jax.lax.map(lambda pair: term(*pair), drawn))
     noisy, clean = (at(schedule, clocks.time_at(schedule, log_snr)) for log_snr in (low, high))
-    eps = jax.random.normal(last_key, x0.shape, x0.dtype)
     if levels is None:
-        last = jnp.sum(eps**2) / 2 + x0.size / 2 * (math.log(2 * math.pi) - high)
+        last = x0.size / 2 * (math.log(2 * math.pi) + 1 - high)
     else:
+        eps = jax.random.normal(last_key, x0.shape, x0.dtype)
         last = reconstruction(x0, perturb(x0, eps, clean), clean, levels)
     return -(prior_kl(x0, noisy) + diffusion + last)
 
@@ -228,29 +222,39 @@ def immse(
     Raises: ValueError where samples is odd or less than four.
     Theorems: i-mmse-between-two-ends, i-mmse-is-the-density-of-the-flow, pointwise-i-mmse-likelihood, i-mmse-is-the-elbo-of-a-blur.
     """
-    require(
-        lambda samples: samples >= 4 and samples % 2 == 0, "samples must be even, and at least four", samples=samples
-    )
+    _require_pairs(samples)
     control = _plain(x0) if control is None else control
-    low, high = (
-        bound.astype(x0.dtype)
-        for bound in clocks.log_snr_range(schedule, log_snr_min=log_snr_min, log_snr_max=log_snr_max)
-    )
-    strata = samples // 2
+    low, high = _reach(schedule, log_snr_min, log_snr_max, x0.dtype)
     time_key, noise_key = jax.random.split(key)
-    share = (jnp.arange(strata, dtype=x0.dtype) + jax.random.uniform(time_key, (strata,), x0.dtype)) / strata
 
     def pair(drawn: tuple[Key, jax.Array]) -> jax.Array:
         eps = jax.random.normal(drawn[0], x0.shape, x0.dtype)
         both = jax.vmap(lambda eps: advantage(denoise, schedule, x0, eps, drawn[1], control=control, log_snr_max=high))
         return jnp.mean(both(jnp.stack([eps, -eps])))
 
-    drawn = jax.random.split(noise_key, strata), low + (high - low) * share
+    drawn = jax.random.split(noise_key, samples // 2), _ladder(time_key, low, high, samples // 2)
     values = (high - low) / 2 * jax.lax.map(pair, drawn)
     p = at(schedule, clocks.within(clocks.time_at(schedule, high)))
     y = control.whiten(p.alpha * x0, p)
-    error = jnp.sqrt(jnp.mean(jnp.square(jnp.diff(values))) / 2 / strata)
-    return _log_normal(control.across(y)) - _log_volume(control, p, x0.size) + jnp.mean(values), error
+    return _log_normal(control.across(y)) - _log_volume(control, p, x0.size) + jnp.mean(values), _error_of_strata(
+        values
+    )
+
+
+def _reach(schedule: Schedule, low: float, high: float, dtype: jnp.dtype) -> list[jax.Array]:
+    """The log-SNRs of the noisy and of the clean end."""
+    return [end.astype(dtype) for end in clocks.log_snr_range(schedule, log_snr_min=low, log_snr_max=high)]
+
+
+def _ladder(key: Key, low: jax.Array, high: jax.Array, strata: int) -> jax.Array:
+    """One log-SNR in each of as many strata between the ends."""
+    u = jax.random.uniform(key, (strata,), low.dtype)
+    return low + (high - low) * (jnp.arange(strata, dtype=low.dtype) + u) / strata
+
+
+def _error_of_strata(values: jax.Array) -> jax.Array:
+    """The standard error of their mean, by differences of neighbours."""
+    return jnp.sqrt(jnp.mean(jnp.square(jnp.diff(values))) / 2 / len(values))
 
 
 def advantage(
@@ -266,13 +270,95 @@ def advantage(
     2 eps/r - eps_G - eps_hat.
     Theorems: i-mmse-between-two-ends, i-mmse-is-the-density-of-the-flow, i-mmse-is-the-elbo-of-a-blur.
     """
-    p = at(schedule, clocks.within(clocks.time_at(schedule, log_snr)))
-    fresh = jnp.sqrt(jnp.maximum(-jnp.expm1(log_snr - log_snr_max), jnp.finfo(x0.dtype).eps))
-    z = p.alpha * x0 + p.sigma * (fresh * eps)
+    p, fresh, z = _noised(schedule, x0, eps, log_snr, log_snr_max)
     y, output = whitened_output(control, denoise(z, p.t), z, p)
     std = jnp.hypot(p.alpha * control.roots(), p.sigma)
     better = p.alpha * control.roots() / std * output
     return -jnp.sum(better * (2 * (control.rows(eps) / fresh - p.sigma / std * y) + better))
+
+
+def _noised(
+    schedule: Schedule, x0: Sample, eps: Sample, log_snr: jax.Array, log_snr_max: jax.Array | float
+) -> tuple[Point, jax.Array, Sample]:
+    """(the point of a log-SNR, r, alpha x0 + r sigma eps), r^2 = 1 - e^{lambda - log_snr_max}."""
+    p = at(schedule, clocks.within(clocks.time_at(schedule, log_snr)))
+    fresh = jnp.sqrt(jnp.maximum(-jnp.expm1(log_snr - log_snr_max), jnp.finfo(x0.dtype).eps))
+    return p, fresh, p.alpha * x0 + p.sigma * (fresh * eps)
+
+
+def excess(
+    denoise: Denoiser, carried: Denoiser, schedule: Schedule, x0: Sample, eps: Sample, log_snr: jax.Array, *,
+    log_snr_max: jax.Array | float = math.inf,
+) -> jax.Array:  # fmt: skip
+    """(eps/r - eps_hat) . (eps_p - eps_hat) at the z of `advantage`: eps_hat the denoiser's, eps_p that of the law its flow carries.
+
+        d/dlambda E log p(z)/G(z) = 1/2 E[`advantage` + `excess`]          p the law carried by the flow of any denoiser
+
+    `carried` is the denoiser of p, (z + sigma^2 grad log p)/alpha.  It is the denoiser itself, and the excess zero, where that is exact
+    for some data: then alone do the flow and the SDE of a score have one law.
+    Theorems: the-flow-of-a-wrong-score-has-a-law-of-its-own.
+    """
+    p, fresh, z = _noised(schedule, x0, eps, log_snr, log_snr_max)
+    x0_hat, x0_carried = denoise(z, p.t), carried(z, p.t)
+    said = convert(x0_hat, z, p, data, noise)
+    return jnp.sum((eps / fresh - said) * (p.alpha / p.sigma * (x0_hat - x0_carried)))
+
+
+def flow_gap(
+    key: Key, denoise: Denoiser, schedule: Schedule, x0: Sample, *, samples: int = 32, steps: int = 16, control: Control | None = None,
+    exact_trace: bool = False, log_snr_min: float = -12.0, log_snr_max: float = 12.0,
+) -> tuple[jax.Array, jax.Array]:  # fmt: skip
+    """(log p(x0) by the flow less what `immse` tells in the mean, in nats; the standard error of its draws), of one sample.
+
+        log p_flow(x0) = E `immse` + 1/2 int E[`excess`] dlambda,      eps_p = -sigma grad_z log p_flow(z), by `log_prob` from there
+
+    for any denoiser: by how much the law of its flow differs from that of the bound of its SDE.  Zero for an exact one.  Lu et al. 2022
+    ('Maximum likelihood training for score-based diffusion ODEs') have its mean over data.  Each of the `samples`, pairs +-eps in
+    strata of log-SNR, costs one gradient of `log_prob`, its trace by one probe of signs, without bias, or exactly.
+    Raises: ValueError where samples is odd or less than four, or steps is not positive.
+    Theorems: the-flow-of-a-wrong-score-has-a-law-of-its-own.
+    """
+    _require_pairs(samples)
+    control = _plain(x0) if control is None else control
+    low, high = _reach(schedule, log_snr_min, log_snr_max, x0.dtype)
+    time_key, noise_key, probe_key = jax.random.split(key, 3)
+
+    def one(key: Key, eps: Sample, log_snr: jax.Array) -> jax.Array:
+        probes = None if exact_trace else rademacher_probes(key, x0.shape).astype(x0.dtype)
+        settings = {
+            "steps": steps,
+            "control": control,
+            "probes": probes,
+            "log_snr_min": log_snr_min,
+            "log_snr_max": log_snr,
+        }
+
+        def carried(z: Sample, t: Time) -> Sample:
+            p = at(schedule, t)
+            x = z / p.alpha
+            return x + jnp.square(p.sigma / p.alpha) * jax.grad(lambda x: log_prob(denoise, schedule, x, **settings))(x)
+
+        return excess(denoise, carried, schedule, x0, eps, log_snr, log_snr_max=high) / 2
+
+    def pair(drawn: tuple[Key, Key, jax.Array]) -> jax.Array:
+        noise_key, probe_key, log_snr = drawn
+        eps = jax.random.normal(noise_key, x0.shape, x0.dtype)
+        return (one(probe_key, eps, log_snr) + one(probe_key, -eps, log_snr)) / 2
+
+    strata = samples // 2
+    drawn = (
+        jax.random.split(noise_key, strata),
+        jax.random.split(probe_key, strata),
+        _ladder(time_key, low, high, strata),
+    )
+    values = (high - low) * jax.lax.map(pair, drawn)
+    return jnp.mean(values), _error_of_strata(values)
+
+
+def _require_pairs(samples: int) -> None:
+    require(
+        lambda samples: samples >= 4 and samples % 2 == 0, "samples must be even, and at least four", samples=samples
+    )
 
 
 def bits_per_dim(nats: jax.Array, dimensions: int, *, bin_width: float = 1.0) -> jax.Array:

@@ -257,3 +257,53 @@ def _elbo(schedule, mean, spread, axis, x0, blurred):
 def of_the_same_density(schedule, mean, spread, axis, x0):
     """log N(x0; m, C + v) in the place of its mean over another draw of the noise: the ELBO bounds the law blurred once more."""
     return _elbo(schedule, mean, spread, axis, x0, False)
+
+
+@theorem(source="Lu et al. 2022, 'Maximum likelihood training for score-based diffusion ODEs'; pointwise in x0: derived",
+         schedule=PARABOLAS, x0=vectors(1), mean=vectors(3), spread=vectors(3), c=positive("variances of [0.3, 3]", 0.3, 3.0),
+         share=scalars("shares of [0.1, 0.9]", 0.1, 0.9), cases=200)  # fmt: skip
+def the_flow_of_a_wrong_score_has_a_law_of_its_own(schedule, x0, mean, spread, c, share):
+    """Of the law p that the flow of any denoiser carries, right or wrong, d/dlambda E log p(z)/G(z) = half the mean of advantage and
+    excess: the flow's log-density is not that of the bound of its SDE, whatever is solved how exactly."""
+    return _carried_by_a_wrong_score(schedule, x0, mean, spread, c, share, 1.0)
+
+
+def _carried_by_a_wrong_score(schedule, x0, mean, spread, c, share, heard):
+    """(the slope in log-SNR by autodiff, half the mean of what is told), of normal laws in z/alpha that move as parabolas do."""
+    x0, zero = jnp.tanh(x0), 0 * x0[0]
+    low, high = schedule.log_snr(zero + 1), schedule.log_snr(zero)
+    here, control = low + share * (high - low), Control(jnp.zeros_like(x0), c)
+    path = lambda row, log_snr: row[0] + log_snr / 8 * (row[1] + log_snr / 8 * row[2])  # noqa: E731
+    law = lambda log_snr: (path(jnp.tanh(mean), log_snr), jnp.exp(path(jnp.tanh(spread), log_snr)))  # noqa: E731
+
+    def gained(log_snr):
+        (middle, variance), noise = law(log_snr), jnp.exp(-log_snr)
+        draws = x0 + jnp.asarray([1, -1], x0.dtype) * jnp.sqrt(noise - jnp.exp(-high))
+        wide = c + noise
+        each = jnp.square(draws) / wide - jnp.square(draws - middle) / variance + jnp.log(wide / variance)
+        return jnp.mean(each) / 2
+
+    (middle, variance), (slope, growth) = jax.jvp(law, (here,), (jnp.ones_like(here),))
+    alpha, sigma = schedule(schedule.time_at(here))
+    inside = lambda z: z / alpha - middle  # noqa: E731
+    denoise = lambda z, t: z / alpha + 2 * (slope + growth / variance / 2 * inside(z))  # noqa: E731
+    carried = lambda z, t: z / alpha - jnp.square(sigma / alpha) * inside(z) / variance  # noqa: E731
+
+    def told(eps):
+        advantage = likelihood.advantage(denoise, schedule, x0, eps, here, control=control, log_snr_max=high)
+        return advantage + heard * likelihood.excess(denoise, carried, schedule, x0, eps, here, log_snr_max=high)
+
+    one = jnp.ones_like(x0)
+    return jax.grad(gained)(here), (told(one) + told(-one)) / 4
+
+
+@the_flow_of_a_wrong_score_has_a_law_of_its_own.near_miss
+def as_an_exact_denoiser_s(schedule, x0, mean, spread, c, share):
+    """The advantage alone, as I-MMSE has it."""
+    return _carried_by_a_wrong_score(schedule, x0, mean, spread, c, share, 0.0)
+
+
+@the_flow_of_a_wrong_score_has_a_law_of_its_own.near_miss
+def twice_the_excess(schedule, x0, mean, spread, c, share):
+    """As if it were a square."""
+    return _carried_by_a_wrong_score(schedule, x0, mean, spread, c, share, 2.0)
