@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from diffeq_gen import losses, predictions, weights
+from diffeq_gen.importance import Histogram
 from diffeq_gen.schedules import VP, Cosine, Flow, at
 
 X0, EPS, GUESS = jnp.array([1.5, -0.5, 0.3]), jnp.array([0.25, 2.0, -1.0]), jnp.array([1.0, 0.2, 0.1])
+THREE = Histogram(jnp.array([1.0, 3.0, 4.0]), ends=(0.1, 0.9))
 EVERY = [predictions.data, predictions.noise, predictions.v, predictions.velocity, predictions.edm(0.5)]
 
 
@@ -136,3 +138,25 @@ def test_the_target_of_a_student_is_what_its_teacher_says():
     student = lambda z, t: jnp.tanh(z) + 1  # noqa: E731
     np.testing.assert_allclose(losses.loss(jax.random.key(0), student, schedule, x0, **options), 1, rtol=1e-12)
     np.testing.assert_allclose(losses.each(jax.random.key(0), student, schedule, x0, **options)[1], 1, rtol=1e-12)
+
+
+def test_each_is_what_the_loss_is_a_mean_of():
+    x0, key, density = jax.random.normal(jax.random.key(5), (7, 3)) + 1, jax.random.key(0), THREE
+    settings = {"prediction": predictions.v, "weight": weights.sigmoid(1.0)}
+    network = lambda z, t: jnp.tanh(z) * t  # noqa: E731
+    times, values = losses.each(key, network, Cosine(), x0, density=density, **settings)
+    assert times.shape == values.shape == (7,) and 0.1 <= times.min() and times.max() <= 0.9
+    loss = losses.loss(key, network, Cosine(), x0, density=density, **settings)
+    np.testing.assert_allclose(loss, np.mean(values / np.asarray([0.375, 1.125, 1.5])[density.bin(times)]), rtol=1e-6)
+    np.testing.assert_allclose(losses.loss(key, network, Cosine(), x0, **settings),
+                               losses.each(key, network, Cosine(), x0, **settings)[1].mean(), rtol=1e-6)  # fmt: skip
+
+
+def test_squared_loss_is_the_mean_of_the_squares():
+    x0, key = jax.random.normal(jax.random.key(5), (7, 3)) + 1, jax.random.key(0)
+    settings = {"prediction": predictions.v, "weight": weights.sigmoid(1.0)}
+    network = lambda schedule: lambda z, t: jnp.tanh(z) * schedule(t)[0]  # noqa: E731
+    values = losses.each(key, network(Cosine()), Cosine(), x0, **settings)[1]
+    np.testing.assert_allclose(
+        losses.squared_loss(key, network, Cosine(), x0, **settings), np.mean(np.asarray(values) ** 2), rtol=1e-6
+    )

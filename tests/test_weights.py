@@ -174,6 +174,28 @@ def test_weights_differentiate():
     assert np.isclose(jax.grad(weights.sigmoid(0.0))(1.0), -1 / (1 + np.exp(-1.0)))
 
 
+def test_what_rounding_lifts_does_not_rise_and_what_is_left_out_are_1025_places():
+    """Of a weight of e^100 the logarithm rounds by 1e-14: five of that pass, fifty do not."""
+    nodes = np.linspace(-1.0, 1.5, 1025)
+    for ulps, refused in ((5, False), (50, True)):
+        stairs = lambda log_snr, ulps=ulps: 100.0 + jnp.where(log_snr > 0, ulps * 100 * np.finfo(float).eps, 0.0)  # noqa: E731
+        if refused:
+            with pytest.raises(ValueError, match="a weight that rises with log-SNR"):
+                weights.require_monotone(stairs, -1.0, 1.5)
+        else:
+            weights.require_monotone(stairs, -1.0, 1.5)
+    first = nodes[:-1][np.diff(nodes**2) > 0][0]
+    with pytest.raises(ValueError, match=f"it does from, got log_snr={first}"):
+        weights.require_monotone(jnp.square, -1.0, 1.5)
+
+
+def test_overlap_is_of_4097_places_where_nothing_is_said():
+    settings = (weights.edm(), weights.logit_normal(), -5.0, 3.0)
+    assert (
+        weights.overlap(*settings) == weights.overlap(*settings, count=4097) != weights.overlap(*settings, count=4098)
+    )
+
+
 def test_overlap_of_normals_is_twice_a_tail():
     """Two normals of one std, 1.5 apart: 2 Phi(-0.75/std)."""
     bell = lambda mean: lambda log_snr: jnp.log(7.0) - (log_snr - mean) ** 2 / (2 * 1.2**2)  # noqa: E731

@@ -160,18 +160,20 @@ def without_the_data_themselves(low, high, error, height):
 @theorem(source="derived; importance sampling", heights=vectors(4), factors=vectors(3), cases=300)
 def importance_leaves_the_loss(heights, factors):
     """E[l(t)/h(t)] over times of density h is the mean of l between the ends, whatever h."""
-    return _by_importance(heights, factors, lambda density, t: jnp.exp(density.log_density(t)))
+    return _by_importance(
+        heights, factors, lambda density, t, spent: losses.averaged(t[None], spent[None], density=density)
+    )
 
 
-def _by_importance(heights, factors, divisor):
-    """(E[l/divisor] over u, bin by bin; the mean of l), l a parabola."""
+def _by_importance(heights, factors, averaged):
+    """(E[l/h] over u, bin by bin; the mean of l), l a parabola."""
     density = importance.Histogram(1 + heights**2, ends=(0.125, 0.875))
     spent = lambda t: factors[0] + factors[1] * t + factors[2] * t**2  # noqa: E731
     edges = jnp.concatenate([jnp.zeros_like(heights[:1]), jnp.cumsum(density.heights) / jnp.sum(density.heights)])
 
     def asked(u):
         t = density.time(u)
-        return spent(t) / divisor(density, t)
+        return averaged(density, t, spent(t))
 
     there = _integral(spent, jnp.asarray(0.125, heights.dtype), jnp.asarray(0.875, heights.dtype)) / 0.75
     return sum(_integral(asked, low, high) for low, high in pairwise(edges)), there
@@ -180,13 +182,16 @@ def _by_importance(heights, factors, divisor):
 @importance_leaves_the_loss.near_miss
 def undivided(heights, factors):
     """l itself at times that are not uniform."""
-    return _by_importance(heights, factors, lambda density, t: 1.0)
+    return _by_importance(heights, factors, lambda density, t, spent: losses.averaged(t[None], spent[None]))
 
 
 @importance_leaves_the_loss.near_miss
 def divided_by_the_last_bin_s(heights, factors):
     """The density of the last bin, wherever t is."""
-    return _by_importance(heights, factors, lambda density, t: jnp.exp(density.log_density(0.8)))
+    last = 0.8 * jnp.ones_like(heights[:1])
+    return _by_importance(
+        heights, factors, lambda density, t, spent: losses.averaged(last, spent[None], density=density)
+    )
 
 
 @theorem(source="derived; Kingma et al. 2021, App. I (importance sampling by a schedule)", schedule=smooth_schedules, heights=vectors(4),
