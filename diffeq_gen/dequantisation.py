@@ -31,17 +31,41 @@ class Bins:
     """
 
     levels: int = static()
-    low: float = static(default=-1.0)
-    high: float = static(default=1.0)
+    low: float = -1.0
+    high: float = 1.0
 
     def __post_init__(self) -> None:
         require(lambda levels: levels >= 1, "levels must be positive", levels=self.levels)
         require(lambda low, high: low < high, "low must be below high", low=self.low, high=self.high)
 
+    @staticmethod
+    def between(low: float, high: float, *, levels: int) -> "Bins":
+        """Bins whose middles are equally spaced from low to high: 256 between -1 and 1 are the bytes of Ho et al. 2020.
+
+        Raises: ValueError where low is not below high, or there are fewer than two levels.
+        """
+        require(lambda levels: levels >= 2, "levels must be two or more between two values", levels=levels)
+        half = (high - low) / (levels - 1) / 2
+        return Bins(levels, low - half, high + half)
+
     @property
     def width(self) -> float:
         """The distance of two levels, in the units of x0."""
         return (self.high - self.low) / self.levels
+
+    def middle(self, k: Sample) -> Sample:
+        """low + width (k + 1/2) of numbers k that are floats."""
+        return self.low + self.width * (k + 0.5)
+
+    def of_middle(self, x0: Sample) -> Sample:
+        """k, as floats, of data that lie on the middles.
+
+        Raises: ValueError where x0 is further than a hundredth of the width from every middle; traced values pass.
+        """
+        k = jnp.clip(jnp.round((x0 - self.low) / self.width - 0.5), 0, self.levels - 1)
+        require(lambda off: off < 0.01, "x0 must lie on the middles of the bins; the largest distance in widths is",
+                off=jnp.max(jnp.abs(self.middle(k) - x0)) / self.width)  # fmt: skip
+        return k
 
     def place(self, k: Sample, u: Sample | float) -> Sample:
         """x0 = low + width (k + u), in the dtype of u where it is an array, in the usual one where it is a number.
@@ -133,4 +157,4 @@ def bound(
         return log_prob(bins.place(k, u)) - log_q
 
     log_weights = jax.lax.map(one, jax.random.split(key, draws))
-    return importance_weighted(log_weights) + jnp.size(k) * math.log(bins.width)
+    return importance_weighted(log_weights) + jnp.size(k) * jnp.log(bins.width)

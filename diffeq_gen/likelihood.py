@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from diffeq_gen import clocks
+from diffeq_gen.dequantisation import Bins
 from diffeq_gen.paths import perturb
 from diffeq_gen.predictions import convert, data, noise
 from diffeq_gen.samplers.control import Control, output_of_rows, whitened_output
@@ -25,7 +26,7 @@ from diffeq_gen.samplers.runge_kutta import classical
 from diffeq_gen.schedules import at
 from diffeq_gen.traces import divergence, estimated, rademacher_probes
 from diffeq_gen.types import Denoiser, Key, Point, Sample, Schedule, Time, require
-from diffeq_gen.variational import Levels, prior_kl, reconstruction
+from diffeq_gen.variational import prior_kl, reconstruction
 
 __all__ = [
     "Rate",
@@ -172,14 +173,14 @@ def _followed(rate: Rate, y: Sample, start: jax.Array, end: jax.Array, steps: in
 
 def elbo(
     key: Key, denoise: Denoiser, schedule: Schedule, x0: Sample, *, samples: int = 64,
-    log_snr_min: float = -12.0, log_snr_max: float = 12.0, levels: Levels | None = None,
+    log_snr_min: float = -12.0, log_snr_max: float = 12.0, bins: Bins | None = None,
 ) -> jax.Array:  # fmt: skip
     """A lower bound of log p(x0) in nats, of one sample: -(prior KL + diffusion + reconstruction), unbiased in the key.
 
     The integral over log-SNR is a mean over `samples` stratified draws.  Continuous x0: the reconstruction is the density
-    N(z/alpha, e^{-log_snr_max} I) at x0, in its mean over z, so the bound is one for the density.  Of data on `levels` it is that of
-    `variational`, and the bound, the limit of many steps of `variational.vlb`, is one for their probability.
-    Raises: ValueError where x0 does not lie on the levels.
+    N(z/alpha, e^{-log_snr_max} I) at x0, in its mean over z, so the bound is one for the density.  Of data on the middles of `bins` it
+    is that of `variational`, and the bound, the limit of many steps of `variational.vlb`, is one for their probability.
+    Raises: ValueError where x0 does not lie on the middles of the bins.
     Theorems: elbo-continuous-limit, elbo-is-tight-in-expectation.
     """
     low, high = _reach(schedule, log_snr_min, log_snr_max, x0.dtype)
@@ -194,11 +195,11 @@ def elbo(
     drawn = jax.random.split(noise_key, samples), _ladder(time_key, low, high, samples)
     diffusion = (high - low) / 2 * jnp.mean(jax.lax.map(lambda pair: term(*pair), drawn))
     noisy, clean = (at(schedule, clocks.time_at(schedule, log_snr)) for log_snr in (low, high))
-    if levels is None:
+    if bins is None:
         last = x0.size / 2 * (math.log(2 * math.pi) + 1 - high)
     else:
         eps = jax.random.normal(last_key, x0.shape, x0.dtype)
-        last = reconstruction(x0, perturb(x0, eps, clean), clean, levels)
+        last = reconstruction(x0, perturb(x0, eps, clean), clean, bins)
     return -(prior_kl(x0, noisy) + diffusion + last)
 
 

@@ -19,17 +19,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffeq_gen.dequantisation import Bins
 from diffeq_gen.grids import require_falling
 from diffeq_gen.losses import denoising_loss
 from diffeq_gen.paths import noisy_gap, perturb, require_same_shape
 from diffeq_gen.predictions import convert, data
 from diffeq_gen.samplers.interpolation import phis
 from diffeq_gen.schedules import at
-from diffeq_gen.types import Denoiser, Key, Point, Prediction, Sample, Schedule, Time, pytree, require, static
+from diffeq_gen.types import Denoiser, Key, Point, Prediction, Sample, Schedule, Time, require
 
 __all__ = [
     "Decoder",
-    "Levels",
     "bin_nll",
     "bridge_kl",
     "gaussian_kl",
@@ -137,72 +137,37 @@ def step_kl(denoise: Denoiser, schedule: Schedule, x0: Sample, eps: Sample, t: T
     return bridge_kl(x0, denoise(perturb(x0, eps, p), t), p, q)
 
 
-@pytree
-class Levels:
-    """`count` equally spaced values from low to high, of which data are one each: 256 on [-1, 1] are bytes.
-
-    Raises: ValueError where low is not below high, or there are fewer than two.
-    """
-
-    low: float
-    high: float
-    count: int = static()
-
-    def __post_init__(self) -> None:
-        require(lambda low, high: low < high, "low must lie below high", low=self.low, high=self.high)
-        require(lambda count: count >= 2, "levels must be two or more", count=self.count)
-
-    @property
-    def width(self) -> jax.Array | float:
-        """The distance of two neighbours, in the units of the data."""
-        return (self.high - self.low) / (self.count - 1)
-
-    def values(self, index: jax.Array) -> jax.Array:
-        """The levels of these numbers, 0 to count - 1, which are floats."""
-        return self.low + self.width * index
-
-    def index(self, x0: Sample) -> jax.Array:
-        """The numbers of the levels nearest to x0, as floats.
-
-        Raises: ValueError where x0 is further than a hundredth of the width from every level; traced values pass.
-        """
-        index = jnp.clip(jnp.round((x0 - self.low) / self.width), 0, self.count - 1)
-        require(lambda off: off < 0.01, "x0 must lie on the levels; the largest distance in widths is",
-                off=jnp.max(jnp.abs(self.values(index) - x0)) / self.width)  # fmt: skip
-        return index
+Decoder = Callable[[Sample, Sample, jax.Array, Bins], jax.Array]
+"""(x0, mean, log_var, bins) -> -log P(x0) in nats, of one sample."""
 
 
-Decoder = Callable[[Sample, Sample, jax.Array, Levels], jax.Array]
-"""(x0, mean, log_var, levels) -> -log P(x0) in nats, of one sample."""
-
-
-def softmax_nll(x0: Sample, mean: Sample, log_var: jax.Array, levels: Levels) -> jax.Array:
+def softmax_nll(x0: Sample, mean: Sample, log_var: jax.Array, bins: Bins) -> jax.Array:
     """-log P(x0), P(level k) ~ N(level k; mean, e^log_var), of the sum over entries.  Kingma et al. 2021, Sec. 3.2.
 
     It holds `count` numbers an entry.
-    Raises: ValueError where x0 does not lie on the levels.
+    Raises: ValueError where x0 does not lie on their middles.
     Theorems: decoders-sum-to-one, bins-tend-to-the-density.
     """
-    index = levels.index(x0)
+    index = bins.of_middle(x0)
     log_var = jnp.broadcast_to(jnp.asarray(log_var, x0.dtype), x0.shape)
     precision = jnp.minimum(jnp.exp(-log_var), jnp.finfo(x0.dtype).max)
-    every = jnp.arange(levels.count, dtype=x0.dtype).reshape(-1, *(1,) * x0.ndim)
-    apart = levels.width * (every - index[None])
-    logits = -apart * (apart + 2 * (levels.values(index) - mean)[None]) * precision[None] / 2
+    every = jnp.arange(bins.levels, dtype=x0.dtype).reshape(-1, *(1,) * x0.ndim)
+    apart = bins.width * (every - index[None])
+    logits = -apart * (apart + 2 * (bins.middle(index) - mean)[None]) * precision[None] / 2
     return jnp.sum(jax.nn.logsumexp(logits, axis=0))
 
 
-def bin_nll(x0: Sample, mean: Sample, log_var: jax.Array, levels: Levels) -> jax.Array:
-    """-log int N(x; mean, e^log_var) dx over the bin of x0, as wide as levels are apart, of the sum over entries.  Ho et al. 2020, Eq. 13.
+def bin_nll(x0: Sample, mean: Sample, log_var: jax.Array, bins: Bins) -> jax.Array:
+    """-log int N(x; mean, e^log_var) dx over the bin of x0, of the sum over entries.  Ho et al. 2020, Eq. 13.
 
     The bins of the lowest and the highest level are open.  Of the mass in a tail the logarithm is found without the mass.
-    Raises: ValueError where x0 does not lie on the levels.
+    Raises: ValueError where x0 does not lie on their middles.
     Theorems: decoders-sum-to-one, bins-tend-to-the-density.
     """
-    index = levels.index(x0)
+    index = bins.of_middle(x0)
     scale = jnp.exp(-jnp.asarray(log_var, x0.dtype) / 2)
-    away, half = (levels.values(index) - mean) * scale, jnp.broadcast_to(levels.width / 2 * scale, x0.shape)
-    lowest, highest = index <= 0, index >= levels.count - 1
+    away, half = (bins.middle(index) - mean) * scale, jnp.broadcast_to(bins.width / 2 * scale, x0.shape)
+    lowest, highest = index <= 0, index >= bins.levels - 1
     outer = _log_tail(jnp.where(lowest, -away, away) - half)
     return -jnp.sum(jnp.where(lowest | highest, outer, _log_bin(away, half)))
 
@@ -255,28 +220,28 @@ def _log_bin(away: jax.Array, half: jax.Array) -> jax.Array:
     return jnp.where(narrow, inside, jnp.where(low > 0, beside, around))
 
 
-def reconstruction(x0: Sample, z: Sample, p: Point, levels: Levels, *, decoder: Decoder = softmax_nll) -> jax.Array:
+def reconstruction(x0: Sample, z: Sample, p: Point, bins: Bins, *, decoder: Decoder = softmax_nll) -> jax.Array:
     """-log P(x0 | z) in nats, of data on levels: by the law N(z/alpha, e^-lambda) of what z is a copy of.  Kingma et al. 2021, Eq. 11.
 
     The softmax is Bayes' rule for levels that are equally likely before z is seen, and costs least where they are.
-    Raises: ValueError where x0 does not lie on the levels.
+    Raises: ValueError where x0 does not lie on their middles.
     Theorems: decoders-sum-to-one.
     """
-    return decoder(x0, z / p.alpha, -p.log_snr, levels)
+    return decoder(x0, z / p.alpha, -p.log_snr, bins)
 
 
 def vlb(
     key: Key, denoise: Denoiser, schedule: Schedule, x0: Sample, times: jax.Array,
-    *, levels: Levels, decoder: Decoder = softmax_nll, samples: int | None = None, variance: float | None = None,
+    *, bins: Bins, decoder: Decoder = softmax_nll, samples: int | None = None, variance: float | None = None,
 ) -> jax.Array:  # fmt: skip
     """-(prior KL + sum of step KLs + reconstruction) in nats, unbiased in the key: a lower bound, in the mean over keys, of log P(x0).
 
     P is the probability that a hierarchical model gives to these levels: it draws z from N(0, v) at times[0], steps down the
-    falling `times` with the mean of q(z_s|z_t, x0_hat) and the variance beta~, and draws levels by `decoder` from z at times[-1],
-    where sigma must not be zero.  Each step has noise of its own; `samples` many, one drawn in each of as many strata of steps,
-    stand for all.  Prior variance v as in `prior_kl`.  For densities there is `likelihood.elbo`.
+    falling `times` with the mean of q(z_s|z_t, x0_hat) and the variance beta~, and from z at times[-1] draws, by `decoder`, one of the
+    middles of `bins`, where sigma must not be zero.  Each step has noise of its own; `samples` many, one drawn in each of as many
+    strata of steps, stand for all.  Prior variance v as in `prior_kl`.  For densities there is `likelihood.elbo`.
     Raises: ValueError where times do not fall within [0, 1], sigma is zero at the last, samples lies outside [1, steps], variance is not
-    positive, or x0 does not lie on the levels.
+    positive, or x0 does not lie on their middles.
     Theorems: elbo-continuous-limit, elbo-improves-with-more-steps, elbo-is-tight-in-expectation.
     """
     require_falling(times)
@@ -293,7 +258,7 @@ def vlb(
 
     diffusion = n * jnp.mean(jax.lax.map(one, (jax.random.split(noise_key, len(steps)), steps)))
     z = perturb(x0, jax.random.normal(last_key, x0.shape, x0.dtype), last)
-    rest = prior_kl(x0, first, variance=variance) + reconstruction(x0, z, last, levels, decoder=decoder)
+    rest = prior_kl(x0, first, variance=variance) + reconstruction(x0, z, last, bins, decoder=decoder)
     return -(rest + diffusion)
 
 
@@ -307,26 +272,26 @@ def _strata(key: Key, samples: int, n: int) -> jax.Array:
 
 def learnt_step(
     x0: Sample, x0_hat: Sample, v: jax.Array, p: Point, q: Point,
-    *, levels: Levels | None = None, floor: jax.Array | float | None = None,
+    *, bins: Bins | None = None, floor: jax.Array | float | None = None,
 ) -> jax.Array:  # fmt: skip
     """`bridge_kl` with a learnt variance; where sigma_s = 0, `bin_nll` of x0 about x0_hat in its place.  Nichol & Dhariwal 2021, Eq. 4-7.
 
-    The last step ends at the data themselves, of which no KL is finite: with levels it is their decoder, of the variance that
-    `log_variance` says, and without levels infinite.
-    Raises: ValueError where x0 and x0_hat differ in shape, log-SNR falls from p to q, or x0 does not lie on the levels.
+    The last step ends at the data themselves, of which no KL is finite: with bins it is their decoder, of the variance that
+    `log_variance` says, and without infinite.
+    Raises: ValueError where x0 and x0_hat differ in shape, log-SNR falls from p to q, or x0 does not lie on their middles.
     Theorems: learnt-step-is-a-gaussian-kl.
     """
     kl = bridge_kl(x0, x0_hat, p, q, v=v)
-    if levels is None:
+    if bins is None:
         return kl
     in_data = log_variance(v, p, q, floor=floor) - 2 * jnp.log(q.alpha)
-    return jnp.where(q.sigma > 0, kl, bin_nll(x0, x0_hat, in_data, levels))
+    return jnp.where(q.sigma > 0, kl, bin_nll(x0, x0_hat, in_data, bins))
 
 
 def hybrid_loss(
     network: Callable[[Sample, Time], tuple[Sample, jax.Array]], schedule: Schedule, prediction: Prediction,
     x0: Sample, eps: Sample, t: Time, s: Time,
-    *, steps: int, levels: Levels | None = None, share: float = 1e-3, floor: jax.Array | float | None = None,
+    *, steps: int, bins: Bins | None = None, share: float = 1e-3, floor: jax.Array | float | None = None,
 ) -> jax.Array:  # fmt: skip
     """L_simple + share L_vlb, by one of `steps` steps, from t to s.  Nichol & Dhariwal 2021, Eq. 16.
 
@@ -334,7 +299,7 @@ def hybrid_loss(
 
     network(z, t) is (value, v): the mean is learnt from L_simple alone, for L_vlb takes it as a constant, and v from L_vlb.  Their code
     counts L_vlb in bits: share = 1e-3/log 2.
-    Raises: ValueError where x0 and eps differ in shape, log-SNR falls from t to s, or x0 does not lie on the levels.
+    Raises: ValueError where x0 and eps differ in shape, log-SNR falls from t to s, or x0 does not lie on their middles.
     Theorems: hybrid-loss-is-two-losses.
     """
     p, q = at(schedule, t), at(schedule, s)
@@ -342,4 +307,4 @@ def hybrid_loss(
     value, v = network(z, t)
     simple = denoising_loss(lambda z, t: value, schedule, prediction, x0, eps, t)
     x0_hat = jax.lax.stop_gradient(convert(value, z, p, prediction, data))
-    return simple + share * steps * learnt_step(x0, x0_hat, v, p, q, levels=levels, floor=floor) / x0.size
+    return simple + share * steps * learnt_step(x0, x0_hat, v, p, q, bins=bins, floor=floor) / x0.size

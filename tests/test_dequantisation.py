@@ -35,7 +35,7 @@ def test_bins_there_and_back(precision):
         )
         assert bins.level(jnp.asarray(bins.high)) == bins.levels - 1 and bins.level(jnp.asarray(bins.low)) == 0
     assert Bins(256).place(np.array([255], np.uint8), jnp.float32(0.5)).dtype == jnp.float32
-    assert repr(Bins(4)) == "Bins(levels=4, low=-1.0, high=1.0)" and not jax.tree.leaves(Bins(4))
+    assert repr(Bins(4)) == "Bins(levels=4, low=-1.0, high=1.0)"
 
 
 @pytest.mark.parametrize(

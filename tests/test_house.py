@@ -19,7 +19,7 @@ FLOORS = {
     "schedules": 1, "clocks": 1, "coordinates": 1, "grids": 1, "bases": 1,
     "paths": 2, "predictions": 2, "exact": 2,
     "traces": 3, "equations": 3, "weights": 3, "importance": 3, "spectral": 3, "guidance": 3, "couplings": 3,
-    "losses": 4, "score_matching": 4, "samplers": 4, "variational": 4, "likelihood": 4, "bounds": 4, "dequantisation": 4,
+    "losses": 4, "score_matching": 4, "samplers": 4, "bounds": 4, "dequantisation": 4, "variational": 4, "likelihood": 4,
     "corruptions": 4, "discrete": 4,
     "distillation": 5, "latent": 5,
     "adapters": 6, "nets": 6, "training": 6,

@@ -11,6 +11,7 @@ import scipy.special
 import scipy.stats
 
 from diffeq_gen import clocks, exact, likelihood, losses, paths, predictions, variational
+from diffeq_gen.dequantisation import Bins
 from diffeq_gen.schedules import VP, Flow, at, variance_preserving
 
 
@@ -20,7 +21,7 @@ def double():
         yield
 
 
-LEVELS = variational.Levels(-1.0, 1.0, 9)
+LEVELS = Bins.between(-1.0, 1.0, levels=9)
 X0, GUESS, EPS = np.array([0.5, -1.0, 0.25]), np.array([0.6, -0.3, 0.2]), np.array([0.3, -1.2, 0.8])
 
 
@@ -157,18 +158,20 @@ def test_the_learnt_variance_by_hand_and_where_the_small_one_is_nothing():
 
 
 def test_levels_and_what_they_are_not():
-    assert repr(LEVELS) == "Levels(low=-1.0, high=1.0, count=9)" and LEVELS.width == 0.25
-    np.testing.assert_array_equal(LEVELS.values(LEVELS.index(X0)), X0)
-    np.testing.assert_array_equal(LEVELS.index(X0 + 0.002), [6, 0, 5])
-    with pytest.raises(ValueError, match="x0 must lie on the levels; the largest distance in widths is, got off=0.04"):
-        LEVELS.index(X0 + 0.01)
-    with pytest.raises(ValueError, match="x0 must lie on the levels"):
-        LEVELS.index(jnp.array([1.25]))
-    assert variational.Levels(0.0, 1.0, 2).width == 1
-    with pytest.raises(ValueError, match="low must lie below high"):
-        variational.Levels(1.0, 1.0, 3)
-    with pytest.raises(ValueError, match="levels must be two or more, got count=1"):
-        variational.Levels(0.0, 1.0, 1)
+    assert repr(LEVELS) == repr(Bins(9, -1.125, 1.125)) and LEVELS.width == 0.25
+    np.testing.assert_array_equal(LEVELS.middle(LEVELS.of_middle(X0)), X0)
+    np.testing.assert_array_equal(LEVELS.of_middle(X0 + 0.002), [6, 0, 5])
+    with pytest.raises(
+        ValueError, match="x0 must lie on the middles of the bins; the largest distance in widths is, got off=0.04"
+    ):
+        LEVELS.of_middle(X0 + 0.01)
+    with pytest.raises(ValueError, match="x0 must lie on the middles of the bins"):
+        LEVELS.of_middle(jnp.array([1.25]))
+    assert Bins.between(0.0, 1.0, levels=2).width == 1
+    with pytest.raises(ValueError, match="low must be below high"):
+        Bins.between(1.0, 1.0, levels=3)
+    with pytest.raises(ValueError, match="levels must be two or more between two values, got levels=1"):
+        Bins.between(0.0, 1.0, levels=1)
 
 
 def test_the_softmax_over_levels_is_that_of_the_densities():
@@ -283,10 +286,10 @@ def rest(key, x0, times, decoder=variational.softmax_nll):
 def test_the_steps_of_a_fixed_guess_telescope(decoder):
     """Whatever the grid, they cost (e^lambda_last - e^lambda_first)/2 |guess - x0|^2, with no noise in them."""
     key, snr = jax.random.key(3), [float((at(VP(), t).alpha / at(VP(), t).sigma) ** 2) for t in TIMES]
-    found = variational.vlb(key, lambda z, t: GUESS, VP(), X0, TIMES, levels=LEVELS, decoder=decoder)
+    found = variational.vlb(key, lambda z, t: GUESS, VP(), X0, TIMES, bins=LEVELS, decoder=decoder)
     wanted = (snr[-1] - snr[0]) / 2 * np.sum((GUESS - X0) ** 2) + rest(key, X0, TIMES, decoder)
     np.testing.assert_allclose(found, -wanted, rtol=1e-11)
-    narrow = variational.vlb(key, lambda z, t: GUESS, VP(), X0, TIMES, levels=LEVELS, decoder=decoder, variance=0.5)
+    narrow = variational.vlb(key, lambda z, t: GUESS, VP(), X0, TIMES, bins=LEVELS, decoder=decoder, variance=0.5)
     priors = [float(variational.prior_kl(X0, at(VP(), TIMES[0]), variance=v)) for v in (None, 0.5)]
     np.testing.assert_allclose(narrow - found, priors[0] - priors[1], rtol=1e-10)
 
@@ -298,7 +301,7 @@ def test_what_is_left_out_is_every_step_with_noise_of_its_own():
         jax.debug.callback(lambda z, t: seen.append((float(t), np.asarray(z))), z, t)
         return 0 * z
 
-    variational.vlb(jax.random.key(3), watching, VP(), X0, TIMES, levels=LEVELS)
+    variational.vlb(jax.random.key(3), watching, VP(), X0, TIMES, bins=LEVELS)
     jax.effects_barrier()
     seen.sort(key=lambda pair: -pair[0])
     np.testing.assert_allclose([t for t, _ in seen], TIMES[:-1], rtol=1e-14)
@@ -315,7 +318,7 @@ def test_some_of_the_steps_stand_for_all():
     assert np.all(np.abs(counts - 4000 * shares) <= 5 * np.sqrt(4000 * shares * (1 - shares)))
     assert variational._strata(keys[0], 7, 7).tolist() == list(range(7))
     read = lambda key, samples: variational.vlb(  # noqa: E731
-        key, lambda z, t: GUESS, VP(), X0, TIMES, levels=LEVELS, samples=samples)  # fmt: skip
+        key, lambda z, t: GUESS, VP(), X0, TIMES, bins=LEVELS, samples=samples)  # fmt: skip
     few = np.asarray(jax.jit(jax.vmap(lambda key: read(key, 2) - read(key, None)))(keys))
     assert few.std() > 0.01 and abs(few.mean()) < 5 * few.std() / np.sqrt(len(few))
     assert read(keys[0], 4) == read(keys[0], None)
@@ -323,7 +326,7 @@ def test_some_of_the_steps_stand_for_all():
 
 def test_what_is_no_bound_is_said():
     read = lambda times, **options: variational.vlb(  # noqa: E731
-        jax.random.key(0), lambda z, t: z, Flow(), X0, jnp.array(times), levels=LEVELS, **options)  # fmt: skip
+        jax.random.key(0), lambda z, t: z, Flow(), X0, jnp.array(times), bins=LEVELS, **options)  # fmt: skip
     with pytest.raises(ValueError, match="sigma must be positive at the last time, got sigma=0.0"):
         read([1.0, 0.5, 0.0])
     with pytest.raises(ValueError, match="times must be a decreasing sequence"):
@@ -331,14 +334,14 @@ def test_what_is_no_bound_is_said():
     for samples in (0, 3):
         with pytest.raises(ValueError, match=r"samples must lie in \[1, 2\], got samples="):
             read([0.9, 0.5, 0.2], samples=samples)
-    with pytest.raises(ValueError, match="x0 must lie on the levels"):
-        variational.vlb(jax.random.key(0), lambda z, t: z, Flow(), X0 + 0.1, jnp.array([0.9, 0.1]), levels=LEVELS)
+    with pytest.raises(ValueError, match="x0 must lie on the middles of the bins"):
+        variational.vlb(jax.random.key(0), lambda z, t: z, Flow(), X0 + 0.1, jnp.array([0.9, 0.1]), bins=LEVELS)
 
 
 def test_it_bounds_the_probability_of_levels_and_comes_near():
     """Half of the data at -1, a quarter each at 0 and 1: with the exact denoiser the mean of -vlb lies above the entropy, by O(1/T),
     and, of one sample for each of few steps, with the same mean; `elbo` is its limit."""
-    points, levels = jnp.array([[-1.0], [-1.0], [0.0], [1.0]]), variational.Levels(-1.0, 1.0, 3)
+    points, bins = jnp.array([[-1.0], [-1.0], [0.0], [1.0]]), Bins.between(-1.0, 1.0, levels=3)
     denoise, entropy = exact.denoiser(exact.Empirical(points, block=None), VP()), 1.5 * np.log(2)
     keys = jax.random.split(jax.random.key(2), 4 * 128).reshape(128, 4)
 
@@ -348,14 +351,14 @@ def test_it_bounds_the_probability_of_levels_and_comes_near():
 
     ends, gaps = {"log_snr_min": -8.0, "log_snr_max": 6.0}, []
     for steps, samples in ((8, None), (64, 16)):
-        options = {"levels": levels, "samples": samples}
+        options = {"bins": bins, "samples": samples}
         times = clocks.uniform_log_snr(VP(), steps, **ends)
         found, error = mean(functools.partial(lambda key, x0, times, options: variational.vlb(
             key, denoise, VP(), x0, times, **options), times=times, options=options))  # fmt: skip
         gaps.append(found - entropy)
         assert gaps[-1] > -5 * error
     assert gaps[0] > 3 * gaps[1] > 0.03
-    limit, doubt = mean(lambda key, x0: likelihood.elbo(key, denoise, VP(), x0, samples=64, levels=levels, **ends))
+    limit, doubt = mean(lambda key, x0: likelihood.elbo(key, denoise, VP(), x0, samples=64, bins=bins, **ends))
     assert -5 * doubt < limit - entropy < 0.01 + 5 * doubt
 
 
@@ -364,8 +367,8 @@ def test_the_elbo_of_levels_has_their_reconstruction():
     read = lambda **options: likelihood.elbo(  # noqa: E731
         key, lambda z, t: X0, VP(), X0, samples=4, log_snr_min=low, log_snr_max=high, **options)  # fmt: skip
     times = jnp.stack([clocks.time_at(VP(), end) for end in (low, high)])
-    np.testing.assert_allclose(read(levels=LEVELS), -rest(key, X0, times), rtol=1e-9)
-    assert read(levels=LEVELS) != read()
+    np.testing.assert_allclose(read(bins=LEVELS), -rest(key, X0, times), rtol=1e-9)
+    assert read(bins=LEVELS) != read()
 
 
 # Learnt variances
@@ -387,7 +390,7 @@ def test_the_hybrid_loss_term_by_term():
     variances = np.exp(variational.log_variance(v, p, q))
     step = sum(kl(a, std**2, b, var) for a, b, var in zip(*means, variances, strict=True))
     np.testing.assert_allclose(read(share=0.5), plain + 0.5 * 50 * step / 3, rtol=1e-10)
-    np.testing.assert_allclose(read(share=0.5, levels=LEVELS), read(share=0.5), rtol=1e-14)
+    np.testing.assert_allclose(read(share=0.5, bins=LEVELS), read(share=0.5), rtol=1e-14)
     assert read() == read(share=1e-3)
 
 
@@ -398,15 +401,15 @@ def test_the_last_step_is_the_decoder_s():
         mixed(value, v), Flow(), predictions.data, X0, EPS, 0.2, 0.0, steps=3, share=1.0, **more)  # fmt: skip
     plain = np.mean((value - X0) ** 2)
     wanted = variational.bin_nll(X0, value, jnp.asarray(2 * np.log(0.2)), LEVELS)
-    np.testing.assert_allclose(read(value, v, levels=LEVELS), plain + wanted, rtol=1e-12)
+    np.testing.assert_allclose(read(value, v, bins=LEVELS), plain + wanted, rtol=1e-12)
     logs = v * 2 * jnp.log(p.sigma) + (1 - v) * -5.0
     np.testing.assert_allclose(
-        read(value, v, levels=LEVELS, floor=-5.0), plain + variational.bin_nll(X0, value, logs, LEVELS), rtol=1e-12
+        read(value, v, bins=LEVELS, floor=-5.0), plain + variational.bin_nll(X0, value, logs, LEVELS), rtol=1e-12
     )
     assert read(value, v) == jnp.inf
-    slopes = jax.grad(read, (0, 1))(value, v, levels=LEVELS)
+    slopes = jax.grad(read, (0, 1))(value, v, bins=LEVELS)
     np.testing.assert_allclose(slopes[0], 2 / 3 * (value - X0), rtol=1e-12)
-    assert np.all(slopes[1] == 0) and np.all(jax.grad(lambda v: read(value, v, levels=LEVELS, floor=-5.0))(v) != 0)
+    assert np.all(slopes[1] == 0) and np.all(jax.grad(lambda v: read(value, v, bins=LEVELS, floor=-5.0))(v) != 0)
 
 
 def test_the_decoder_s_variance_is_in_units_of_the_data():
@@ -414,7 +417,7 @@ def test_the_decoder_s_variance_is_in_units_of_the_data():
     twice = lambda t: (2 * (1 - t), 2 * t)  # noqa: E731
     for schedule in (twice, Flow()):
         p, q = at(schedule, 0.2), at(schedule, 0.0)
-        found = variational.learnt_step(X0, GUESS, jnp.asarray(0.5), p, q, levels=LEVELS)
+        found = variational.learnt_step(X0, GUESS, jnp.asarray(0.5), p, q, bins=LEVELS)
         np.testing.assert_allclose(
             found, variational.bin_nll(X0, GUESS, jnp.asarray(2 * np.log(0.2)), LEVELS), rtol=1e-12
         )
@@ -426,7 +429,7 @@ def test_steps_of_a_batch_of_which_some_are_the_last_have_slopes_in_float32():
 
     def one(value, v, s):
         return variational.hybrid_loss(
-            mixed(value, v), Flow(), predictions.data, x0, eps, jnp.float32(0.2), s, steps=9, levels=LEVELS
+            mixed(value, v), Flow(), predictions.data, x0, eps, jnp.float32(0.2), s, steps=9, bins=LEVELS
         )
 
     read = jax.jit(jax.vmap(jax.value_and_grad(one, (0, 1)), (None, None, 0)))

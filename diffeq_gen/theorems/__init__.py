@@ -18,7 +18,7 @@ CHAPTERS = (
     "reverse", "reverse_flows", "first_order", "solver_exactness", "solver_algebra", "solver_families", "solver_variants",
     "solver_grids", "stochastic_steps", "edm_steps", "sampler_laws", "sampler_orders", "solver_orders",
     "controlled_solvers", "controlled_laws", "stochastic_solvers", "sampler_compositions", "sampler_contract",
-    "edm_algebra", "weightings", "objectives", "score_matching_laws", "variational_laws", "variational_sums",
+    "edm_algebra", "weightings", "objectives", "importance_laws", "score_matching_laws", "variational_laws", "variational_sums",
     "likelihood_laws", "bounds_laws", "dequantisation_laws", "guidance_laws", "guided_posteriors", "spectral_laws", "perspectives",
     "data_parallel", "errata",
 )  # fmt: skip

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffeq_gen import exact, losses, paths, predictions, samplers, variational
+from diffeq_gen.dequantisation import Bins
 from diffeq_gen.schedules import at
 from diffeq_gen.theorems.domains import (
     earlier,
@@ -245,7 +246,7 @@ def both_teach_the_mean(schedule, x0, eps, value, v, t, s):
 def decoders_sum_to_one(mean, log_var):
     """Both decoders are laws on the levels: by bins, the mass of a Gaussian between edges halfway, open at the ends; by softmax, with its
     density as odds."""
-    return _decoded(mean, log_var, (-jnp.inf, jnp.inf))
+    return _decoded(mean, log_var, None)
 
 
 LADDER = np.linspace(-1, 1, 5)
@@ -253,22 +254,23 @@ LADDER = np.linspace(-1, 1, 5)
 
 def _decoded(mean, log_var, ends):
     """(probabilities of five levels and their sums, by Phi and by the density)."""
-    levels, x0 = variational.Levels(-1.0, 1.0, 5), jnp.asarray(LADDER, mean.dtype)
+    bins, x0 = Bins.between(-1.0, 1.0, levels=5), jnp.asarray(LADDER, mean.dtype)
     by_bin, odds = (
-        jax.vmap(lambda one, nll=nll: nll(one[None], mean[None], log_var, levels))(x0)
+        jax.vmap(lambda one, nll=nll: nll(one[None], mean[None], log_var, bins))(x0)
         for nll in (variational.bin_nll, variational.softmax_nll)
     )
-    edges = jnp.stack([ends[0] + 0 * mean, *(jnp.asarray(LADDER[:-1] + 0.25, mean.dtype)), ends[1] + 0 * mean])
-    below = jax.lax.erfc((mean - edges) * jnp.exp(-log_var / 2) / np.sqrt(2)) / 2
+    below = lambda edges: jax.lax.erfc((mean - jnp.asarray(edges, mean.dtype)) * jnp.exp(-log_var / 2) / np.sqrt(2)) / 2  # noqa: E731
+    outer = jnp.arange(2, dtype=mean.dtype) if ends is None else below(ends)
+    edges = jnp.concatenate([outer[:1], below(LADDER[:-1] + 0.25), outer[1:]])
     apart = jnp.exp(-log_var) / 2 * ((x0 - mean) ** 2 - (x0[0] - mean) ** 2)
     left = jnp.exp(-by_bin), jnp.sum(jnp.exp(-by_bin)), jnp.sum(jnp.exp(-odds)), odds - odds[0]
-    return left, (below[1:] - below[:-1], jnp.ones_like(mean), jnp.ones_like(mean), apart)
+    return left, (edges[1:] - edges[:-1], jnp.ones_like(mean), jnp.ones_like(mean), apart)
 
 
 @decoders_sum_to_one.near_miss
 def closed_at_the_ends(mean, log_var):
     """The bins of the first and the last level as wide as the others."""
-    return _decoded(mean, log_var, (-1.25, 1.25))
+    return _decoded(mean, log_var, np.array([-1.25, 1.25]))
 
 
 @theorem(source="derived; the midpoint rule", kind="order", order=2, mean=scalars("means of [-2, 2]", -2.0, 2.0),
@@ -284,7 +286,7 @@ def _refined(mean, log_var, power):
     known = _log_normal(x0, mean, jnp.exp(log_var) * jnp.ones_like(x0))
 
     def found(width, x0):
-        return variational.bin_nll(x0[None], mean[None], log_var, variational.Levels(x0 - width, x0 + width, 3))
+        return variational.bin_nll(x0[None], mean[None], log_var, Bins.between(x0 - width, x0 + width, levels=3))
 
     each = jax.vmap(lambda width: jnp.sum(jax.vmap(lambda x0: found(width, x0))(x0)))(widths)
     return widths, jnp.abs(each + known + power * 2 * jnp.log(widths))
