@@ -4,6 +4,10 @@
     -log p(x0) <= KL(q(z_1 | x0) | N) + 1/2 int E|eps - eps_hat|^2 d lambda + E[-log p(x0 | z_0)]  Kingma et al. 2021, Eq. 11
     log p(x0) = log N(x0; m, C) + 1/2 int E[|eps - eps_G|^2 - |eps - eps_hat|^2] d lambda          Kong et al. 2023
 
+The three are one number for an exact denoiser.  For any other the flow has a law of its own, with eps_p = -sigma grad log p(z):
+
+    log p(x0) of the flow = that of squared errors + 1/2 int E[(eps - eps_hat) . (eps_p - eps_hat)] d lambda       Lu et al. 2022
+
 The flow is that of `samplers.control`: in the whitened state y, and in the angle theta of the data's scale, it stands still on
 Gaussian data of the control's moments, and its slope is smooth from no data to no noise: few steps tell many digits.  The ELBO
 runs in log-SNR, between the ends of `clocks.log_snr_range`: at the clean end the model is

@@ -82,6 +82,18 @@ def test_an_evaluation_is_a_file_of_numbers(folder, capsys):
     assert all(name in told for name in found) and (folder / "evaluation.png").exists()
     for name in ("ode", "elbo"):
         assert f"{name.upper()} - I-MMSE  {found[f'{name}_minus_immse']:+.4f} +- " in told
+    measured = {
+        "flow_gaps": 1,
+        "flow_gap": 0.07,
+        "flow_gap_left": -0.01,
+        "flow_gap_left_error": 0.02,
+        "flow_gap_left_draws": 0.015,
+    }
+    told = cli_training._differences(found | measured)
+    assert (
+        "is to be +0.0700 on the first 1 pictures" in told
+        and "off that by -0.0100 +- 0.0200, 0.0150 for want of" in told
+    )
 
 
 @pytest.mark.parametrize(

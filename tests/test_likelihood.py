@@ -415,3 +415,49 @@ def test_squared_errors_in_float32_and_their_defaults():
     for samples in (2, 7):
         with pytest.raises(ValueError, match=f"samples must be even, and at least four, got samples={samples}"):
             likelihood.immse(key, exact.denoiser(WORLD, Flow()), Flow(), POINTS[0], samples=samples)
+
+
+@pytest.mark.parametrize("exact_trace", [True, False])
+def test_the_flow_of_a_wrong_denoiser_is_off_by_its_gap(exact_trace):
+    """log p by the flow less the mean of `immse`, which know nothing of one another, within five errors of their draws."""
+    good, ends = exact.denoiser(WORLD, Flow()), {"log_snr_min": -9.0, "log_snr_max": 6.0}
+    keys, settings = jax.random.split(jax.random.key(2), (2, 12)), {"control": CONTROL, **ends}
+
+    def wrong(z, t):
+        return 1.1 * good(z, t) + 0.2 * jnp.sin(2 * z[::-1]) * t
+
+    def told(key, denoise, samples=48):
+        return likelihood.flow_gap(
+            key, denoise, Flow(), POINTS[0], samples=samples, exact_trace=exact_trace, **settings
+        )
+
+    @jax.jit
+    def squares(key):
+        return likelihood.immse(key, wrong, Flow(), POINTS[0], samples=1024, **settings)
+
+    flow = likelihood.log_prob(wrong, Flow(), POINTS[0], steps=48, **settings)
+    (plain, _), (gaps, errors) = (jax.lax.map(part, part_keys) for part, part_keys in
+                                      ((squares, keys[0]), (jax.jit(lambda key: told(key, wrong)), keys[1])))  # fmt: skip
+    off, doubt = flow - plain.mean() - gaps.mean(), np.hypot(plain.std(), gaps.std()) / np.sqrt(12)
+    assert abs(off) < 5 * doubt < 0.7 * abs(gaps.mean())
+    assert 0.4 < np.sqrt(np.mean(errors**2)) / gaps.std() < 2.5
+    if exact_trace:
+        assert abs(told(keys[0, 0], good, samples=4)[0]) < 0.01 * abs(gaps.mean())
+
+
+def test_a_gap_is_of_pairs():
+    for samples in (2, 5):
+        with pytest.raises(ValueError, match=f"samples must be even, and at least four, got samples={samples}"):
+            likelihood.flow_gap(jax.random.key(0), lambda z, t: z, Flow(), POINTS[0], samples=samples)
+
+
+def test_excess_is_the_product_of_two_errors_of_the_noise():
+    """By hand, at a point of a path whose sizes are not one."""
+    denoise, carried, eps = lambda z, t: jnp.tanh(z), lambda z, t: z / 2 + t, jnp.array([0.7, -1.1])
+    for top in (np.inf, 3.0):
+        p = at(Flow(), clocks.time_at(Flow(), 0.4))
+        r = np.sqrt(1 - np.exp(0.4 - top))
+        z = p.alpha * POINTS[0] + p.sigma * r * eps
+        said, law = ((z - p.alpha * x0) / p.sigma for x0 in (np.tanh(z), z / 2 + p.t))
+        found = likelihood.excess(denoise, carried, Flow(), POINTS[0], eps, jnp.asarray(0.4), log_snr_max=top)
+        np.testing.assert_allclose(found, np.sum((eps / r - said) * (law - said)), rtol=1e-10)

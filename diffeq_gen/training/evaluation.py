@@ -80,7 +80,7 @@ def draw(
 
 def evaluate(
     key: Key, run: Run, *, images: int = 297, samples: int = 500, steps: int = 50, ode_steps: int = 16, draws: int = 512,
-    report: Callable[[int, dict[str, float]], None] = lambda images, metrics: None,
+    gaps: int = 0, report: Callable[[int, dict[str, float]], None] = lambda images, metrics: None,
 ) -> dict[str, Any]:  # fmt: skip
     """Bits per dimension of held-out pictures by the probability flow, the ELBO and I-MMSE, and distances of samples to data.
 
@@ -90,11 +90,14 @@ def evaluate(
     `bits_per_dim_ode_steps` what half of the flow's steps would add, in the mean over the first pictures.
     `ode_minus_immse` and `elbo_minus_immse` are differences picture by picture: their errors are noise, their means are not.  That of
     the ELBO is what another blur of e^{-log_snr_max/2} costs; that of the flow is by how much the network is no exact denoiser, for the
-    flow of a wrong score has another law than the SDE that I-MMSE bounds.
+    flow of a wrong score has another law than the SDE that I-MMSE bounds.  On the first `gaps` pictures that is measured, by
+    `likelihood.flow_gap` of 64 gradients of the flow's likelihood each: `flow_gap` is what the flow is then to be off I-MMSE by, and
+    `flow_gap_left` what it is off by beside that, `*_draws` the error of its mean for want of draws.
     `sw_floor` is the distance of training to held-out data, `sw_noise` that of noise.
     `report` hears after every picture how many are done, and the mean so far.
-    Raises: ValueError where draws is no positive multiple of 32.
+    Raises: ValueError where draws is no positive multiple of 32, or gaps lies outside [0, images].
     """
+    require(lambda gaps: 0 <= gaps <= images, f"gaps must lie in [0, {images}]", gaps=gaps)
     require(lambda draws: draws >= 32 and draws % 32 == 0, "draws must be a positive multiple of 32", draws=draws)
     data_key, train_key, bits_key, sample_key, noise_key = jax.random.split(key, 5)
     test, train = (
@@ -112,6 +115,8 @@ def evaluate(
     half = _flow(run, control, max(1, ode_steps // 2))
     rough = [float(half(picture)) for picture in x0[:FIRST]]
     result["bits_per_dim_ode_steps"] = float(np.mean(rough - found[:FIRST, 0]))
+    if gaps:
+        result |= _gaps(bits_key, run, control, ode_steps, x0[:gaps], found)
     result["sw"] = sliced_wasserstein(drawn, test)
     result["sw_floor"] = sliced_wasserstein(train, test)
     result["sw_noise"] = sliced_wasserstein(jax.random.normal(noise_key, drawn.shape), test)
@@ -140,7 +145,7 @@ def _reader(
 ) -> Callable[[Key, Sample], list[jax.Array]]:  # fmt: skip
     """(key, one picture) -> bits per dimension in each of the three ways, and what those of the last two err by for want of draws.
 
-    The ELBO is a mean over runs of 16 draws: its reconstruction draws once a run, and would else be most of the noise.
+    The ELBO is a mean over runs of 16 draws, whose spread is its error.
     """
     flow = _flow(run, control, ode_steps)
 
@@ -155,6 +160,21 @@ def _reader(
         return [flow(x0), _bits(run, jnp.mean(bounds), x0), _bits(run, value, x0), *per_dim]
 
     return read
+
+
+def _gaps(
+    key: Key, run: Run, control: samplers.Control, ode_steps: int, x0: Sample, found: np.ndarray
+) -> dict[str, float]:
+    """By how many bits per dimension these pictures' flow is to be off I-MMSE, and is off beside that: means and errors."""
+    settings = {"samples": 64, "steps": ode_steps, "control": control}
+    read = jax.jit(lambda key, x0: likelihood.flow_gap(key, run.denoise, run.schedule, x0, **settings))
+    keys = jax.random.split(jax.random.fold_in(key, 1), len(x0))
+    per_dim = -1 / (math.prod(x0.shape[1:]) * math.log(2))
+    gap, error = per_dim * np.asarray([read(*pair) for pair in zip(keys, x0, strict=True)], np.float64).T
+    left = found[: len(x0), 0] - found[: len(x0), 2] - gap
+    noise = np.sqrt(np.sum(error**2 + found[: len(x0), 4] ** 2)) / len(x0)
+    return {"flow_gaps": len(x0), "flow_gap": float(gap.mean()), "flow_gap_left": float(left.mean()),
+            "flow_gap_left_error": float(left.std() / np.sqrt(len(x0))), "flow_gap_left_draws": float(noise)}  # fmt: skip
 
 
 def _summary(found: np.ndarray) -> dict[str, float]:

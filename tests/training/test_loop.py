@@ -117,7 +117,8 @@ def test_any_schedule_can_sample_a_network_and_shapes_are_kept(whole):
 
 def test_evaluation_names_its_numbers(whole):
     _, run = whole
-    scores = evaluate(jax.random.key(0), run, images=2, samples=16, steps=3, ode_steps=4, draws=64)
+    scores = evaluate(jax.random.key(0), run, images=2, samples=16, steps=3, ode_steps=1, draws=64, gaps=1)
+    assert scores["flow_gaps"] == 1 and scores["flow_gap_left_draws"] > 0 == scores["flow_gap_left_error"]
     assert scores["step"] == 6 and scores["dimensions"] == 64 and scores["images"] == 2
     assert 0 < scores["sw_floor"] < scores["sw"] and all(np.isfinite(value) for value in scores.values())
     assert all(1 < scores[f"bits_per_dim_{name}"] < 10 for name in ("ode", "elbo", "immse")) and scores["draws"] == 64
@@ -126,6 +127,8 @@ def test_evaluation_names_its_numbers(whole):
         assert np.isclose(scores[f"{name}_minus_immse"], difference, rtol=1e-9)
     with pytest.raises(ValueError, match="draws must be a positive multiple of 32, got draws=48"):
         evaluate(jax.random.key(0), run, images=1, draws=48)
+    with pytest.raises(ValueError, match=r"gaps must lie in \[0, 1\], got gaps=2"):
+        evaluate(jax.random.key(0), run, images=1, gaps=2)
 
 
 def test_a_folder_of_another_run_is_refused(whole):
