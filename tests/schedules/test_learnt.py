@@ -64,6 +64,16 @@ def test_the_fit_takes_ends_and_units_and_the_precision_of_the_user(precision):
         assert np.all(np.diff(met) < 0)
 
 
+def test_one_unit_is_enough_and_places_are_exact():
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(Monotone.start(units=4).centres, [0.125, 0.375, 0.625, 0.875], rtol=1e-12)
+        assert Monotone.start(units=1).centres == 0.5
+        found = Monotone.like(Flow(), units=1)
+        assert found.heights.shape == (1,)
+        ends = jax.vmap(lambda t: clocks.log_snr(Flow(), t))(jnp.array([1e-4, 1 - 1e-4]))
+        np.testing.assert_allclose([found.high, found.low], ends, rtol=1e-10)
+
+
 def test_taught_by_the_squared_loss_it_nears_the_least_variance():
     """A network that errs by 1 + lambda^2/20 whatever it sees, in ELBO weight: the least E[l^2] is (int l dlambda)^2."""
 
@@ -104,6 +114,8 @@ def test_taught_by_the_squared_loss_it_nears_the_least_variance():
         (lambda: Monotone.like(Flow(), ends=(0.1, 1.5)), r"ends must rise, within \[0, 1\], got ends="),
         (lambda: Monotone.like(Flow(), ends=(0.0, 1.0)), "log-SNR must be finite and fall between the ends, got log_snr="),
         (lambda: Monotone.like(lambda t: variance_preserving(8 * t - 4)), "log-SNR must be finite and fall between"),
+        (lambda: Monotone.like(lambda t: variance_preserving(-jnp.sin(9 * t))), "log-SNR must be finite and fall between"),
+        (lambda: Monotone.like(lambda t: variance_preserving(jnp.minimum(1 - 2 * t, 0.5))), "log-SNR must be finite and fall"),
     ],
 )  # fmt: skip
 def test_bad_input_is_named(refused, message):
