@@ -12,6 +12,7 @@ from diffeq_gen.dequantisation import Bins
 K = jnp.array([3, 0])
 BINS = Bins(4)
 MEAN, STD = jnp.array([0.2, -0.5]), jnp.array([0.6, 0.3])
+MIDDLES = Bins.between(-1.0, 1.0, levels=9)
 
 
 def log_prob(x0):
@@ -38,6 +39,25 @@ def test_bins_there_and_back(precision):
     assert repr(Bins(4)) == "Bins(levels=4, low=-1.0, high=1.0)"
 
 
+def test_one_bin_is_one_and_its_edges_are_in_it():
+    one = Bins(1)
+    np.testing.assert_array_equal(one.place(np.array([0, 0]), jnp.array([0.0, 1.0])), [-1.0, 1.0])
+    np.testing.assert_array_equal(one.level(jnp.array([-1.0, 1.0])), [0, 0])
+
+
+def test_data_on_middles_know_their_levels(precision):
+    """Nine levels from -1 to 1, all of them exact in binary."""
+    bins, x0 = Bins.between(-1.0, 1.0, levels=9), jnp.asarray([0.5, -1.0, 0.25, 1.0], precision)
+    assert repr(bins) == repr(Bins(9, -1.125, 1.125)) and bins.width == 0.25
+    k = bins.of_middle(x0)
+    np.testing.assert_array_equal(k, [6, 0, 5, 8])
+    assert k.dtype == precision == bins.middle(k).dtype
+    np.testing.assert_array_equal(bins.middle(k), x0)
+    np.testing.assert_array_equal(bins.of_middle(x0 + 0.002), k)
+    np.testing.assert_array_equal(jax.jit(bins.of_middle)(jnp.asarray([-7.0, 7.0], precision)), [0, 8])
+    assert repr(Bins.between(0.0, 1.0, levels=2)) == repr(Bins(2, -0.5, 1.5))
+
+
 @pytest.mark.parametrize(
     ("called", "told"),
     [
@@ -50,6 +70,12 @@ def test_bins_there_and_back(precision):
         (lambda: BINS.level(jnp.array([0.0, 1.5])), r"data must lie in \[-1.0, 1.0\], got x0=1.5"),
         (lambda: BINS.level(jnp.array([-2.0])), r"data must lie in \[-1.0, 1.0\], got x0=-2.0"),
         (lambda: BINS.level(jnp.array([jnp.nan])), r"data must lie in \[-1.0, 1.0\], got x0=nan"),
+        (lambda: MIDDLES.of_middle(jnp.array([0.5, 0.26])),
+         "x0 must lie on the middles of the bins; the largest distance in widths is, got off=0.04"),
+        (lambda: MIDDLES.of_middle(jnp.array([0.0, 0.00375])), "x0 must lie on the middles of the bins; .* got off=0.015"),
+        (lambda: MIDDLES.of_middle(jnp.array([1.25])), "x0 must lie on the middles of the bins"),
+        (lambda: Bins.between(1.0, 1.0, levels=3), "low must be below high"),
+        (lambda: Bins.between(0.0, 1.0, levels=1), "levels must be two or more between two values, got levels=1"),
         (lambda: Bins(0), "levels must be positive, got levels=0"),
         (lambda: Bins(4, 1.0, 1.0), "low must be below high, got low=1.0, high=1.0"),
         (lambda: dequantisation.bound(jax.random.key(0), log_prob, BINS, K, draws=0), "draws must be positive, got draws=0"),

@@ -154,24 +154,7 @@ def test_the_learnt_variance_by_hand_and_where_the_small_one_is_nothing():
     np.testing.assert_allclose(slopes[1], large + 7, rtol=1e-13)
 
 
-# Levels and decoders
-
-
-def test_levels_and_what_they_are_not():
-    assert repr(LEVELS) == repr(Bins(9, -1.125, 1.125)) and LEVELS.width == 0.25
-    np.testing.assert_array_equal(LEVELS.middle(LEVELS.of_middle(X0)), X0)
-    np.testing.assert_array_equal(LEVELS.of_middle(X0 + 0.002), [6, 0, 5])
-    with pytest.raises(
-        ValueError, match="x0 must lie on the middles of the bins; the largest distance in widths is, got off=0.04"
-    ):
-        LEVELS.of_middle(X0 + 0.01)
-    with pytest.raises(ValueError, match="x0 must lie on the middles of the bins"):
-        LEVELS.of_middle(jnp.array([1.25]))
-    assert Bins.between(0.0, 1.0, levels=2).width == 1
-    with pytest.raises(ValueError, match="low must be below high"):
-        Bins.between(1.0, 1.0, levels=3)
-    with pytest.raises(ValueError, match="levels must be two or more between two values, got levels=1"):
-        Bins.between(0.0, 1.0, levels=1)
+# Decoders
 
 
 def test_the_softmax_over_levels_is_that_of_the_densities():
