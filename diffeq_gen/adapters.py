@@ -132,15 +132,15 @@ def solve(
     nan, if that is known.  TypeError where the solver is none of diffrax.
     Theorems: instantaneous-change-of-variables.
     """
-    constant = _require_ode(solver, controller, adjoint, 32 if steps is None else steps, max_steps)
+    equal = 32 if steps is None else steps
+    constant = _require_ode(solver, controller, adjoint, equal, max_steps)
     require(lambda steps: constant or steps is None, "steps are equal ones: a controller chooses its own", steps=steps)
-    steps = 32 if steps is None else steps
 
     def solved(rate: Rate, state: State, start: jax.Array, end: jax.Array) -> State:
         solution = diffrax.diffeqsolve(
             diffrax.ODETerm(lambda theta, state, args: rate(theta, state)), solver, start, end,
-            (end - start) / steps if constant else None, state, stepsize_controller=controller, adjoint=adjoint,
-            max_steps=steps + 1 if constant else max_steps, throw=False,
+            (end - start) / equal if constant else None, state, stepsize_controller=controller, adjoint=adjoint,
+            max_steps=equal + 1 if constant else max_steps, throw=False,
         )  # fmt: skip
         reached = solution.result == diffrax.RESULTS.successful
         require(

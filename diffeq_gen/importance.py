@@ -149,18 +149,7 @@ class Seen:
         A loss that is not finite is left out: it says nothing of where to look.
         Raises: ValueError where decay does not lie in [0, 1].
         """
-        require(lambda decay: 0 <= decay <= 1, "decay must lie in [0, 1]", decay=decay)
-        place, known = uniform(self.counts.size, ends=self.ends).bin(times), jnp.isfinite(losses)
-
-        def add(old: jax.Array, new: jax.Array) -> jax.Array:
-            return (decay * old).at[place].add(jnp.where(known, new, 0).astype(old.dtype))
-
-        return Seen(
-            add(self.counts, jnp.ones_like(losses)),
-            add(self.sums, losses),
-            add(self.squares, jnp.square(losses)),
-            self.ends,
-        )
+        return self.among(times, losses, None, decay=decay)
 
     def among(self, times: Time, losses: jax.Array, axis_name: str | None, *, decay: float = 1.0) -> "Seen":
         """`noted`, with what every device along an axis has seen of its share; all of them then hold the same.
@@ -168,9 +157,18 @@ class Seen:
         Raises: ValueError where decay does not lie in [0, 1].
         """
         require(lambda decay: 0 <= decay <= 1, "decay must lie in [0, 1]", decay=decay)
-        own = jax.tree.map(jnp.zeros_like, self).noted(times, losses)
-        shared = own if axis_name is None else jax.lax.psum(own, axis_name)
-        return jax.tree.map(lambda old, new: decay * old + new, self, shared)
+        place, known = uniform(self.counts.size, ends=self.ends).bin(times), jnp.isfinite(losses)
+
+        def add(old: jax.Array, new: jax.Array) -> jax.Array:
+            told = jnp.zeros_like(old).at[place].add(jnp.where(known, new, 0).astype(old.dtype))
+            return decay * old + (told if axis_name is None else jax.lax.psum(told, axis_name))
+
+        return Seen(
+            add(self.counts, jnp.ones_like(losses)),
+            add(self.sums, losses),
+            add(self.squares, jnp.square(losses)),
+            self.ends,
+        )
 
     def squares_of_bins(self) -> jax.Array:
         """E[l^2] of each bin; of one without losses, that of all together; one where there are none at all."""

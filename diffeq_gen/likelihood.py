@@ -227,23 +227,16 @@ def immse(
     Raises: ValueError where samples is odd or less than four.
     Theorems: i-mmse-between-two-ends, i-mmse-is-the-density-of-the-flow, pointwise-i-mmse-likelihood, i-mmse-is-the-elbo-of-a-blur.
     """
-    _require_pairs(samples)
     control = _plain(x0) if control is None else control
     low, high = _reach(schedule, log_snr_min, log_snr_max, x0.dtype)
-    time_key, noise_key = jax.random.split(key)
 
-    def pair(drawn: tuple[Key, jax.Array]) -> jax.Array:
-        eps = jax.random.normal(drawn[0], x0.shape, x0.dtype)
-        both = jax.vmap(lambda eps: advantage(denoise, schedule, x0, eps, drawn[1], control=control, log_snr_max=high))
-        return jnp.mean(both(jnp.stack([eps, -eps])))
+    def one(_: Key, eps: Sample, log_snr: jax.Array) -> jax.Array:
+        return advantage(denoise, schedule, x0, eps, log_snr, control=control, log_snr_max=high)
 
-    drawn = jax.random.split(noise_key, samples // 2), _ladder(time_key, low, high, samples // 2)
-    values = (high - low) / 2 * jax.lax.map(pair, drawn)
+    gained, error = _half_integral(key, one, x0, low, high, samples)
     p = at(schedule, clocks.within(clocks.time_at(schedule, high)))
     y = control.whiten(p.alpha * x0, p)
-    return _log_normal(control.across(y)) - _log_volume(control, p, x0.size) + jnp.mean(values), _error_of_strata(
-        values
-    )
+    return _log_normal(control.across(y)) - _log_volume(control, p, x0.size) + gained, error
 
 
 def _reach(schedule: Schedule, low: float, high: float, dtype: jnp.dtype) -> list[jax.Array]:
@@ -257,9 +250,23 @@ def _ladder(key: Key, low: jax.Array, high: jax.Array, strata: int) -> jax.Array
     return low + (high - low) * (jnp.arange(strata, dtype=low.dtype) + u) / strata
 
 
-def _error_of_strata(values: jax.Array) -> jax.Array:
-    """The standard error of their mean, by differences of neighbours."""
-    return jnp.sqrt(jnp.mean(jnp.square(jnp.diff(values))) / 2 / len(values))
+def _half_integral(
+    key: Key, one: Callable[[Key, Sample, jax.Array], jax.Array], x0: Sample, low: jax.Array, high: jax.Array, samples: int
+) -> tuple[jax.Array, jax.Array]:  # fmt: skip
+    """(1/2 int E[one(key, eps, lambda)] d lambda, its standard error by differences of neighbours): a pair +-eps in each stratum."""
+    require(
+        lambda samples: samples >= 4 and samples % 2 == 0, "samples must be even, and at least four", samples=samples
+    )
+    time_key, noise_key = jax.random.split(key)
+
+    def pair(drawn: tuple[Key, jax.Array]) -> jax.Array:
+        key, log_snr = drawn
+        eps = jax.random.normal(key, x0.shape, x0.dtype)
+        return jnp.mean(jax.vmap(lambda eps: one(key, eps, log_snr))(jnp.stack([eps, -eps])))
+
+    drawn = jax.random.split(noise_key, samples // 2), _ladder(time_key, low, high, samples // 2)
+    values = (high - low) / 2 * jax.lax.map(pair, drawn)
+    return jnp.mean(values), jnp.sqrt(jnp.mean(jnp.square(jnp.diff(values))) / 2 / len(values))
 
 
 def advantage(
@@ -323,13 +330,11 @@ def flow_gap(
     Raises: ValueError where samples is odd or less than four, or steps is not positive.
     Theorems: the-flow-of-a-wrong-score-has-a-law-of-its-own.
     """
-    _require_pairs(samples)
     control = _plain(x0) if control is None else control
     low, high = _reach(schedule, log_snr_min, log_snr_max, x0.dtype)
-    time_key, noise_key, probe_key = jax.random.split(key, 3)
 
     def one(key: Key, eps: Sample, log_snr: jax.Array) -> jax.Array:
-        probes = None if exact_trace else rademacher_probes(key, x0.shape).astype(x0.dtype)
+        probes = None if exact_trace else rademacher_probes(jax.random.fold_in(key, 1), x0.shape).astype(x0.dtype)
         settings = {
             "steps": steps,
             "control": control,
@@ -343,27 +348,9 @@ def flow_gap(
             x = z / p.alpha
             return x + jnp.square(p.sigma / p.alpha) * jax.grad(lambda x: log_prob(denoise, schedule, x, **settings))(x)
 
-        return excess(denoise, carried, schedule, x0, eps, log_snr, log_snr_max=high) / 2
+        return excess(denoise, carried, schedule, x0, eps, log_snr, log_snr_max=high)
 
-    def pair(drawn: tuple[Key, Key, jax.Array]) -> jax.Array:
-        noise_key, probe_key, log_snr = drawn
-        eps = jax.random.normal(noise_key, x0.shape, x0.dtype)
-        return (one(probe_key, eps, log_snr) + one(probe_key, -eps, log_snr)) / 2
-
-    strata = samples // 2
-    drawn = (
-        jax.random.split(noise_key, strata),
-        jax.random.split(probe_key, strata),
-        _ladder(time_key, low, high, strata),
-    )
-    values = (high - low) * jax.lax.map(pair, drawn)
-    return jnp.mean(values), _error_of_strata(values)
-
-
-def _require_pairs(samples: int) -> None:
-    require(
-        lambda samples: samples >= 4 and samples % 2 == 0, "samples must be even, and at least four", samples=samples
-    )
+    return _half_integral(key, one, x0, low, high, samples)
 
 
 def bits_per_dim(nats: jax.Array, dimensions: int, *, bin_width: float = 1.0) -> jax.Array:

@@ -419,7 +419,7 @@ def test_squared_errors_in_float32_and_their_defaults():
 
 def test_the_flow_of_a_wrong_denoiser_is_off_by_its_gap():
     """log p by the flow less the mean of `immse`, which know nothing of one another, within five errors of their draws."""
-    good, keys = exact.denoiser(WORLD, Flow()), jax.random.split(jax.random.key(2), (2, 12))
+    good, keys = exact.denoiser(WORLD, Flow()), jax.random.split(jax.random.key(2), (2, 24))
     settings = {"control": CONTROL, "log_snr_min": -9.0, "log_snr_max": 6.0}
 
     def wrong(z, t):
@@ -433,7 +433,7 @@ def test_the_flow_of_a_wrong_denoiser_is_off_by_its_gap():
 
     flow = likelihood.log_prob(wrong, Flow(), POINTS[0], steps=48, **settings)
     plain, (gaps, errors) = jax.lax.map(squares, keys[0])[0], jax.lax.map(told, keys[1])
-    off, doubt = flow - plain.mean() - gaps.mean(), np.hypot(plain.std(), gaps.std()) / np.sqrt(12)
+    off, doubt = flow - plain.mean() - gaps.mean(), np.hypot(plain.std(), gaps.std()) / np.sqrt(24)
     assert abs(off) < 5 * doubt < 0.7 * abs(gaps.mean())
     assert 0.4 < np.sqrt(np.mean(errors**2)) / gaps.std() < 2.5
 

@@ -20,6 +20,7 @@ from diffeq_gen.theorems.registry import theorem
 from diffeq_gen.theorems.reverse import _moments
 from diffeq_gen.theorems.reverse_flows import _kl
 from diffeq_gen.theorems.solver_families import PARABOLAS
+from diffeq_gen.theorems.weightings import _normal
 
 __all__: list[str] = []
 
@@ -81,7 +82,7 @@ def _chain_density(schedule, slope, shift, x0, grid, variance):
         factor = c_z + c_x * jnp.tanh(slope + t)
         mean, wide = factor * mean + c_x * jnp.tanh(shift), factor**2 * wide + variance(p, q, std)
     wide = (wide + last.sigma**2) / last.alpha**2
-    return -((x0 - mean / last.alpha) ** 2) / wide / 2 - jnp.log(2 * jnp.pi * wide) / 2
+    return _normal(x0, mean / last.alpha, wide)
 
 
 CHAINS = {"schedule": PARABOLAS, "slope": scalars("numbers of [-1, 1]", -1.0, 1.0), "shift": scalars("numbers of [-2, 2]", -2.0, 2.0),

@@ -17,17 +17,13 @@ from diffeq_gen.theorems.closed_form import _bayes, _inverse, _known
 from diffeq_gen.theorems.domains import gaussians, mixtures, positive, scalars, smooth_schedules, times, vectors
 from diffeq_gen.theorems.guidance_laws import _denoiser, _noisy
 from diffeq_gen.theorems.registry import theorem
+from diffeq_gen.theorems.weightings import _normal
 from diffeq_gen.types import Point
 
 __all__: list[str] = []
 
 stds = positive("stds of the observation", 0.1, 3.0)
 powers = scalars("powers", 0.2, 3.0)
-
-
-def _log_normal(x, mean, variance):
-    """log N(x; mean, variance) of numbers."""
-    return -((x - mean) ** 2) / (2 * variance) - jnp.log(2 * jnp.pi * variance) / 2
 
 
 def _components(world, z, alpha, sigma):
@@ -40,7 +36,7 @@ def _seen(row, y, std, mean, cov):
     """log N(y; a.x, a.C a + std^2) of x ~ N(mean, cov), and the mean of x given y."""
     along = cov @ row
     variance = row @ along + std**2
-    return _log_normal(y, row @ mean, variance), mean + along * (y - row @ mean) / variance
+    return _normal(y, row @ mean, variance), mean + along * (y - row @ mean) / variance
 
 
 def _likelihood(world, row, y, std, z, alpha, sigma):
@@ -156,7 +152,7 @@ def variance_one_whatever_the_data(schedule, mean, variance, row, x0, eps, y, st
 @pigdm_exact_for_isotropic.near_miss
 def the_guess_as_if_it_were_known(schedule, mean, variance, row, x0, eps, y, std, t):
     """r = 0, which is DPS: too far, even for Gaussian data."""
-    log_likelihood = lambda x0: _log_normal(y, row @ x0, std**2)  # noqa: E731
+    log_likelihood = lambda x0: _normal(y, row @ x0, std**2)  # noqa: E731
     guide = lambda denoise, z: guidance.dps(denoise, schedule, log_likelihood)(z, t)  # noqa: E731
     return _isotropic(schedule, mean, variance, row, x0, eps, y, std, t, guide)
 
@@ -176,7 +172,7 @@ def dps_jensen_gap(schedule, world, row, x0, eps, y, std, t, scale):
     """p_t(y | z) = E[p(y | x0) | z] is what guides to E[x0 | z, y]; DPS climbs p(y | x0_hat) instead, and moves by
     Cov(x0 | z) grad log p(y | x0_hat)."""
     likelihood = lambda z, t: _likelihood(world, row, y, std, z, *schedule(t))  # noqa: E731
-    clean = lambda x0: _log_normal(y, row @ x0, std**2)  # noqa: E731
+    clean = lambda x0: _normal(y, row @ x0, std**2)  # noqa: E731
     exactly = _observing(schedule, world, row, x0, eps, y, std, t,
                          lambda denoise, z: guidance.classifier(denoise, schedule, likelihood)(z, t))  # fmt: skip
     z = _noisy(schedule, x0, eps, t)
@@ -188,7 +184,7 @@ def dps_jensen_gap(schedule, world, row, x0, eps, y, std, t, scale):
 @dps_jensen_gap.near_miss
 def the_likelihood_of_the_mean(schedule, world, row, x0, eps, y, std, t, scale):
     """log p(y | x0_hat) in the place of log E[p(y | x0) | z]."""
-    clean = lambda x0: _log_normal(y, row @ x0, std**2)  # noqa: E731
+    clean = lambda x0: _normal(y, row @ x0, std**2)  # noqa: E731
     guide = lambda denoise, z: guidance.dps(denoise, schedule, clean)(z, t)  # noqa: E731
     return _observing(schedule, world, row, x0, eps, y, std, t, guide)
 

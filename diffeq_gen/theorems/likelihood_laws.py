@@ -17,6 +17,7 @@ from diffeq_gen.theorems.domains import gaussians, mixtures, positive, scalars, 
 from diffeq_gen.theorems.estimation import _log_density, _pair, gentle_pairs
 from diffeq_gen.theorems.registry import theorem
 from diffeq_gen.theorems.solver_families import PARABOLAS
+from diffeq_gen.theorems.weightings import _normal
 from diffeq_gen.types import Point, dot
 
 __all__: list[str] = []
@@ -191,8 +192,7 @@ def _of_a_pair(schedule, half_distance, share, std, x0, c, factor):
     p, q = at(schedule, 1 + 0 * low), at(schedule, 0 * low)
 
     def plain(z, p):
-        wide = p.alpha**2 * c + p.sigma**2
-        return -(z**2) / wide / 2 - jnp.log(2 * jnp.pi * wide) / 2
+        return _normal(z, 0.0, p.alpha**2 * c + p.sigma**2)
 
     def means(log_snr):
         one = lambda eps: likelihood.advantage(  # noqa: E731

@@ -23,6 +23,7 @@ from diffeq_gen.theorems.domains import (
 from diffeq_gen.theorems.refinement import SIZES
 from diffeq_gen.theorems.registry import theorem
 from diffeq_gen.theorems.sampler_laws import _still, _variance
+from diffeq_gen.theorems.weightings import _normal
 
 __all__: list[str] = []
 
@@ -31,7 +32,7 @@ SIGNS = (-1.0, 1.0)
 
 
 def _log_normal(x, mean, var):
-    return -jnp.sum((x - mean) ** 2 / var + jnp.log(2 * jnp.pi * var)) / 2
+    return jnp.sum(_normal(x, mean, var))
 
 
 def _log_ratio(mean, var, other_mean, other_var):
